@@ -1,0 +1,72 @@
+# `make demo` shows the exporter on real workers, `make test` proves it. Both set up all they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test check test-vm bench soak golden docs lock format wheel clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+demo: $(VENV)/.run ## launch a few workers and watch them on /metrics
+	@$(BIN)/worker-sidecar demo
+
+test: $(VENV)/.dev ## unit, golden and real-cgroup tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## lint, format, types, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy exporter tests bench
+	$(BIN)/lint-imports
+
+test-vm: $(VENV)/.dev ## the exporter against a booted Debian with systemd (needs QEMU, mmdebstrap)
+	$(BIN)/python -m pytest tests/vm
+
+bench: $(VENV)/.dev ## cost of a scrape against the kernel's own
+	$(BIN)/python -m bench.scrape
+
+soak: $(VENV)/.dev ## 1,000 workers scraped every second by a real Prometheus for ten minutes
+	$(BIN)/python -m bench.soak
+
+golden: $(VENV)/.dev ## renew the golden files of tests/golden; read the diff
+	$(BIN)/python -m tests.golden
+
+docs: $(VENV)/.run ## renew docs/metrics.md from the table of families
+	$(BIN)/python -m worker_exporter.metrics.reference > docs/metrics.md
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+wheel: $(VENV)/.run ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+lock: $(VENV)/.run ## renew requirements/*.txt from pyproject.toml
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
+		--python-version 3.11 --upgrade pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
+		--python-version 3.11 --upgrade --extra dev -c requirements/run.txt \
+		pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is older than 3.11; name another: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "make: no virtual environment; on Debian: apt install python3-venv"; exit 1; }
+
+$(VENV)/.run: $(BIN)/python requirements/run.txt pyproject.toml
+	@echo "setting up $(VENV) ..."
+	@$(PIP) --requirement requirements/run.txt
+	@$(PIP) --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@$(PIP) --requirement requirements/dev.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""Reading cgroup v2: the mount, which workers exist, their files."""

@@ -1,0 +1,90 @@
+"""What a worker is and whether it lives: cgroup.events, its path, its metadata, its start."""
+
+from worker_exporter.cgroup import parse, procfs
+from worker_exporter.cgroup.identity import is_label_value, unit_of
+from worker_exporter.cgroup.metadata import Metadata, port_of, read_metadata
+from worker_exporter.cgroup.processes import PIDS
+from worker_exporter.cgroup.tree import Worker
+from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
+from worker_exporter.metrics.exposition import decimal
+
+
+@register("info", "what a worker is, whether it is up, since when")
+class InfoCollector(WorkerCollector):
+    """Identity, state and start of workers. Metadata is read once for each cgroup: a launcher
+    writes it before the worker's first process is there, so it counts from then on.
+    """
+
+    def __init__(self, host: Host) -> None:
+        super().__init__("info", host)
+        self._errors = host.kernel.faults.errors
+        self._info = self.columns["worker_info"]
+        self._start = self.columns["worker_start_time_seconds"]
+        self._events = self.source(
+            "cgroup.events", ("worker_up", "worker_frozen"), self._take_events
+        )
+        self._up, self._frozen = self._events.columns
+        self._populated: set[Worker] = set()
+        self._undescribed: set[Worker] = set()
+        self._unstarted: dict[Worker, PIDS | None] = {}
+
+    def add(self, worker: Worker) -> None:
+        """A worker appeared."""
+        super().add(worker)
+        self._undescribed.add(worker)
+
+    def remove(self, worker: Worker) -> None:
+        """A worker is gone: none of its samples may stay."""
+        super().remove(worker)
+        self._populated.discard(worker)
+        self._undescribed.discard(worker)
+        self._unstarted.pop(worker, None)
+
+    def collect(self, now: Moment) -> None:
+        """Bring all columns up to date."""
+        self._events.collect()
+        for worker in list(self._undescribed):
+            self._describe(worker)
+        if self._unstarted:
+            self._find_starts(self.host.pids())
+
+    def _take_events(self, worker: Worker, data: bytes) -> None:
+        events = parse.flat_keyed(data)
+        self._up.put(worker, events.get(b"populated"))
+        self._frozen.put(worker, events.get(b"frozen"))
+        if events.get(b"populated") == b"1":
+            self._populated.add(worker)
+
+    def _describe(self, worker: Worker) -> None:
+        metadata = read_metadata(worker, self._errors)
+        self._info.put_labelled(worker, {self._info_labels(worker, metadata): b"1"})
+        if metadata.started is not None:
+            self._start.put(worker, decimal(metadata.started))
+        if worker in self._populated:
+            self._undescribed.discard(worker)
+            if metadata.started is None:
+                self._unstarted[worker] = None
+
+    def _find_starts(self, pids: dict[Worker, PIDS | None]) -> None:
+        """The oldest process's start, for workers that no launcher dated; then it stays."""
+        for worker, tried in list(self._unstarted.items()):
+            now = pids[worker]
+            if not now or now is tried:
+                continue
+            self._unstarted[worker] = now
+            start = procfs.oldest_start(self.host.kernel.procfs, now)
+            if start is not None:
+                self._start.put(worker, decimal(round(start, 2)))
+                del self._unstarted[worker]
+
+    def _info_labels(self, worker: Worker, metadata: Metadata) -> tuple[str, ...]:
+        port = metadata.port or port_of(worker.identity.instance)
+        path, unit = self._fitting(worker.path), self._fitting(unit_of(worker.path))
+        return path, unit, metadata.model, port, metadata.gpu
+
+    def _fitting(self, text: str) -> str:
+        """`text` if it fits into a label, else "", counted."""
+        if not text or is_label_value(text):
+            return text
+        self._errors["cgroup"] += 1
+        return ""

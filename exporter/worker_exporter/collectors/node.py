@@ -1,0 +1,53 @@
+"""CPU and memory of the node itself: /proc/stat and /proc/meminfo."""
+
+from worker_exporter.cgroup import procfs
+from worker_exporter.cgroup.tree import Worker
+from worker_exporter.collectors.base import Host, Moment, columns_of, register
+from worker_exporter.metrics.exposition import Unlabelled, decimal
+
+_MODES = 8
+_MEMORY = {
+    "worker_node_memory_total_bytes": b"MemTotal:",
+    "worker_node_memory_available_bytes": b"MemAvailable:",
+}
+
+
+@register("node", "CPU and memory of the whole node")
+class NodeCollector:
+    """The node's own figures, to hold the workers' against."""
+
+    def __init__(self, host: Host) -> None:
+        self.columns = columns_of("node")
+        self._procfs = host.kernel.procfs
+        self._errors = host.kernel.faults.errors
+        self._node = Unlabelled()
+
+    def add(self, worker: Worker) -> None:
+        """Nothing to do: the node is not about workers."""
+
+    def remove(self, worker: Worker) -> None:
+        """Nothing to do: the node is not about workers."""
+
+    def look_again(self, worker: Worker) -> None:
+        """Nothing to do: the node is not about workers."""
+
+    def collect(self, now: Moment) -> None:
+        """Bring all columns up to date. Raises OSError or ValueError when /proc cannot be read."""
+        for column in self.columns.values():
+            column.drop(self._node)
+        self._collect_cpu(procfs.read(f"{self._procfs}/stat"))
+        self._collect_memory(procfs.read(f"{self._procfs}/meminfo"))
+
+    def _collect_cpu(self, stat: bytes) -> None:
+        lines = [line.split() for line in stat.splitlines() if line.startswith(b"cpu")]
+        if not lines or lines[0][0] != b"cpu" or len(lines[0]) <= _MODES:
+            raise ValueError("no cpu line in stat")
+        seconds = [decimal(int(ticks) / procfs.CLOCK_TICKS) for ticks in lines[0][1 : _MODES + 1]]
+        self.columns["worker_node_cpu_seconds_total"].put(self._node, *seconds)
+        self.columns["worker_node_cpus"].put(self._node, b"%d" % (len(lines) - 1))
+
+    def _collect_memory(self, meminfo: bytes) -> None:
+        fields = {line.split()[0]: line.split() for line in meminfo.splitlines() if line.strip()}
+        for family, key in _MEMORY.items():
+            if key in fields:
+                self.columns[family].put(self._node, b"%d" % (int(fields[key][1]) * 1024))

@@ -1,0 +1,170 @@
+"""Passes: simultaneous scrapes of the same collectors share one reading of the kernel."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from isal import isal_zlib
+
+from worker_exporter import log
+from worker_exporter.web.negotiation import Format
+from worker_exporter.web.thread import DaemonThread
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+# On 1 MB of exposition: level 0 0.70 ms and 208 kB, 1 0.73 and 154, 2 0.77 and 154, 3 2.0 and 157.
+_GZIP_LEVEL = 1
+_GZIP_WBITS = 31
+
+T = TypeVar("T")
+
+
+class Snapshot(Protocol):
+    """What one pass found."""
+
+    def text(self) -> bytes:
+        """The whole answer in Prometheus text 0.0.4."""
+
+    def openmetrics(self) -> bytes:
+        """The whole answer in OpenMetrics 1.0, `# EOF` last."""
+
+
+class Source(Protocol):
+    """What passes read: the scraper, or a test's stand-in."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The enabled collectors."""
+
+    def scrape(self, selected: frozenset[str]) -> Snapshot:
+        """Read with the `selected` collectors; blocks, one call at a time."""
+
+    def close(self) -> None:
+        """Close what is kept open."""
+
+
+class PassError(Exception):
+    """A pass ended in an error, which was logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How one client wants the answer."""
+
+    format: Format
+    gzip: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Pass:
+    """One reading, waiting its turn or running, and those who wait for it."""
+
+    job: "Future[_Answer]"
+    ended: "asyncio.Future[_Answer]"
+    wanted: list[Rendering]
+    waiters: int = 0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One snapshot and the bytes made of it; only touched in the thread of the passes."""
+
+    snapshot: Snapshot
+    bodies: dict[Rendering, bytes] = field(default_factory=dict)
+
+    def body(self, rendering: Rendering) -> bytes:
+        known = self.bodies.get(rendering)
+        if known is None:
+            known = self.bodies[rendering] = self._make(rendering)
+        return known
+
+    def _make(self, rendering: Rendering) -> bytes:
+        if rendering.gzip:
+            plain = self.body(Rendering(rendering.format, gzip=False))
+            return isal_zlib.compress(plain, _GZIP_LEVEL, _GZIP_WBITS)
+        if rendering.format is Format.OPENMETRICS:
+            return self.snapshot.openmetrics()
+        return self.snapshot.text()
+
+
+class Passes:
+    """Runs passes one after another in one thread; all methods belong to the event loop."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._thread = DaemonThread("scrape")
+        self._passes: dict[frozenset[str], _Pass] = {}
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The enabled collectors."""
+        return self._source.names
+
+    async def body(self, selected: frozenset[str], rendering: Rendering) -> bytes:
+        """The bytes of a pass over `selected` that runs now, or else of a new one.
+
+        A cancelled caller leaves the pass to the others; without others it is dropped if it has
+        not begun. Raises PassError when the pass did.
+        """
+        current = self._join(selected)
+        current.wanted.append(rendering)
+        current.waiters += 1
+        try:
+            answer = await asyncio.shield(current.ended)
+            known = answer.bodies.get(rendering)
+            # Who came while the last bytes were made has the rendering made on its own.
+            return known if known is not None else await self._late(answer, rendering)
+        finally:
+            current.waiters -= 1
+            self._drop_if_unwanted(selected, current)
+
+    def close(self) -> None:
+        """Close the source and end the thread, after the pass that runs; does not wait for it."""
+        self._thread.submit(self._source.close)
+        self._thread.close()
+
+    def _join(self, selected: frozenset[str]) -> _Pass:
+        current = self._passes.get(selected)
+        # Done in its thread but not yet noticed here is over too: its figures are old.
+        if current is None or current.job.done():
+            current = self._passes[selected] = self._begin(selected)
+        return current
+
+    def _begin(self, selected: frozenset[str]) -> _Pass:
+        wanted: list[Rendering] = []
+        job = self._thread.submit(partial(_read, self._source, selected, wanted))
+        begun = _Pass(job, asyncio.wrap_future(job), wanted)
+        begun.ended.add_done_callback(lambda _: self._forget(selected, begun))
+        return begun
+
+    def _forget(self, selected: frozenset[str], ended: _Pass) -> None:
+        if self._passes.get(selected) is ended:
+            del self._passes[selected]
+        if not ended.ended.cancelled() and (error := ended.ended.exception()):
+            log.error("scrape failed", **log.describe(error.__cause__ or error))
+
+    def _drop_if_unwanted(self, selected: frozenset[str], current: _Pass) -> None:
+        if current.waiters == 0 and not current.job.done() and current.job.cancel():
+            self._passes.pop(selected, None)
+
+    async def _late(self, answer: _Answer, rendering: Rendering) -> bytes:
+        return await self._thread.run(partial(_guard, partial(answer.body, rendering)))
+
+
+def _read(source: Source, selected: frozenset[str], wanted: list[Rendering]) -> _Answer:
+    """One pass and each rendering in `wanted`, which grows with those who join meanwhile."""
+    answer = _Answer(_guard(partial(source.scrape, selected)))
+    for rendering in wanted:
+        _guard(partial(answer.body, rendering))
+    return answer
+
+
+def _guard(work: Callable[[], T]) -> T:
+    # Whatever it is (StopIteration, SystemExit), as this it can travel through futures.
+    try:
+        return work()
+    except BaseException as error:
+        raise PassError from error

@@ -1,0 +1,1 @@
+"""Launches workers so that each has a cgroup of its own."""

@@ -1,0 +1,1 @@
+"""What runs inside the booted Debian: workers, the exporter, and the checks on its figures."""

@@ -1,0 +1,39 @@
+"""Checks where cgroup2 has no controllers: systemd's own tree at /sys/fs/cgroup/unified."""
+
+from pathlib import Path
+
+from .readings import keyed
+from .window import Window
+from .workers import MEMORY, QUOTA, WORKERS, processes
+
+PAGE_BYTES = 4096
+
+
+def cpu_modes(window: Window) -> None:
+    """cpu.stat is there without a controller."""
+    for mode in ("user", "system"):
+        source = keyed("cpu.stat", f"{mode}_usec", unit=1e6)
+        compared = window.compare("worker_cpu_seconds_total", source, slack=1e-9, mode=mode)
+        assert compared == len(WORKERS)
+    assert window.scrape.total("worker_cpu_seconds_total", QUOTA.labels)
+
+
+def rss_from_processes(window: Window) -> None:
+    """The resident pages of the worker's processes together, and the source says so."""
+    for worker in WORKERS:
+        value = window.scrape.value("worker_memory_rss_bytes", worker.labels)
+        resident = sum(map(_resident_bytes, processes(worker)))
+        assert value == resident > 0, f"{worker.unit}: {value}, not {resident}"
+    assert window.scrape.value("worker_memory_rss_bytes", MEMORY.labels) > 44 << 20
+    assert window.scrape.value("worker_exporter_memory_source", {"source": "proc"}) == 1
+
+
+def controllers_are_absent(window: Window) -> None:
+    """What has no file here has no series."""
+    for name in window.scrape.samples:
+        assert not name.startswith(("worker_io_read_bytes_total", "worker_tasks")), name
+        assert name not in ("worker_memory_current_bytes", "worker_memory_limit_bytes"), name
+
+
+def _resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES

@@ -1,0 +1,35 @@
+"""One boot of a run, and the verdict on each of its checks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.vm.guest import Outcome, boot
+from tests.vm.image import Image
+from tests.vm.payload import make_payload
+
+TIMEOUT_SECONDS = 300
+
+
+def run(
+    name: str, debian: Image, wheelhouse: Path, work: Path, options: tuple[str, ...]
+) -> Outcome:
+    """Boot `debian` with the kernel's `options` and run inside.<name> there."""
+    folder = work / "payload"
+    make_payload(folder, wheelhouse, name)
+    return boot(debian, folder, work, options, TIMEOUT_SECONDS)
+
+
+def results(outcome: Outcome) -> dict[str, str]:
+    """What the guest says of each check it ran: "", or how it failed."""
+    found: dict[str, str] = json.loads(outcome.files.get("checks.json", b"{}"))
+    return found
+
+
+def verdict(outcome: Outcome, check: str) -> None:
+    """Fail the running test, and show the guest's console, unless `check` ran and was right."""
+    failure = results(outcome).get(check, "it did not run")
+    if failure:
+        print(f"the guest's console, {outcome.seconds:.0f} s:\n{outcome.console}")
+        pytest.fail(f"{check} in the guest: {failure}", pytrace=False)
