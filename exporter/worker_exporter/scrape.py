@@ -78,7 +78,7 @@ class Scraper:
             settings.slices, settings.patterns, settings.user_managers, settings.max_workers
         )
         self._tree = Tree(mount, scope, self._kernel)
-        self._controllers = EnabledControllers(self._kernel)
+        self._controllers = EnabledControllers(mount, self._kernel)
         self._host = Host(self._kernel, Processes(self._kernel), settings.time_constant)
         self._collectors: dict[str, Collector] = {
             name: REGISTRY[name].make(self._host)

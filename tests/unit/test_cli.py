@@ -154,7 +154,7 @@ def test_flags_mean_the_same_before_and_after_the_command(position: int, tmp_pat
         (["once", "more"], "unexpected extra argument"),
         (["once", "--format=xml"], "--format"),
         (["--format=text"], "--format belongs to: worker-exporter once"),
-        (["--bogus\nline"], "No such option"),
+        (["--web.config.file=/no\nne"], "/no ne: cannot be read"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_1(

@@ -38,7 +38,7 @@ http_server_config:
   headers:
     X-Frame-Options: deny
     Strict-Transport-Security: max-age=31536000
-    X-XSS-Protection: ""
+    X-Content-Type-Options: ""
 basic_auth_users:
   anna: {HASH}
 """
@@ -91,6 +91,7 @@ basic_auth_users:
         ("basic_auth_users: {a: 5}", "the password of 'a' is not a bcrypt hash"),
         (f"basic_auth_users: {{a: {HASH[:-1]}}}", "the password of 'a' is not a bcrypt hash"),
         (f"basic_auth_users: {{a: {HASH.replace('$10$', '$99$')}}}", "is not a bcrypt hash"),
+        (f"basic_auth_users: {{a: {HASH[:28]}z{HASH[29:]}}}", "is not a bcrypt hash"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

@@ -56,7 +56,14 @@ def test_without_ipv6_no_host_means_ipv4(monkeypatch: pytest.MonkeyPatch) -> Non
         assert address_of(listening).host == "0.0.0.0"
 
 
-def test_localhost_is_ipv4() -> None:
+def test_a_name_with_both_families_is_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def both(host: str, port: int, **_: object) -> list[object]:
+        return [*real("::1", port, type=socket.SOCK_STREAM),
+                *real("127.0.0.1", port, type=socket.SOCK_STREAM)]  # fmt: skip
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
     (listening,) = open_sockets([Address("localhost", 0)])
     with listening:
         assert address_of(listening).host == "127.0.0.1"
@@ -68,8 +75,12 @@ def test_a_port_in_use_is_said_and_nothing_stays_open() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             free = probe.getsockname()[1]
-        with pytest.raises(UserError, match=rf"cannot listen on 127.0.0.1:{port}: .*in use"):
+        with pytest.raises(
+            UserError, match=rf"cannot listen on 127.0.0.1:{port}: .*in use"
+        ) as raised:
             open_sockets([Address("127.0.0.1", free), Address("127.0.0.1", port)])
+        # The error at hand keeps the frame alive: nothing was closed by being forgotten.
+        assert raised.tb is not None
         socket.create_server(("127.0.0.1", free)).close()
 
 

@@ -142,6 +142,7 @@ class Reads(Generic[Key]):
             return
         if len(data) < _LONG:
             self._size = min(_PAGE, max(self._size, 2 * len(data)))
+        self._kept_last[key] = None
         if data != self._long.get(key):
             self._long[key] = data
             yield key, data

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -101,6 +101,7 @@ class InterfaceFile(Generic[Owner]):
             open_once=lambda cgroup: cgroup.open_file(name),
             close=descriptors.close,
         )
+        self._was_there = False
         self._missing: set[Owner] = set()
         self._denied: set[Owner] = set()
 
@@ -110,6 +111,8 @@ class InterfaceFile(Generic[Owner]):
             self._reads.add(cgroup)
         except OSError as error:
             self._failed(cgroup, error)
+        else:
+            self._was_there = True
 
     def remove(self, cgroup: Owner) -> None:
         """Read the file of `cgroup` no more."""
@@ -124,9 +127,11 @@ class InterfaceFile(Generic[Owner]):
             self.add(cgroup)
 
     def retry_missing(self) -> None:
-        """Try the files that are missing here, though not everywhere, once more."""
-        for cgroup in list(self._missing) if self._reads else ():
+        """Try missing files once more: one of them only while none was ever there."""
+        for cgroup in list(self._missing):
             self.look_again(cgroup)
+            if not self._was_there:
+                return
 
     def refresh(self, cgroup: Owner) -> None:
         """Have `changed` tell the file of `cgroup` at the next pass, whether it changed or not."""
@@ -137,12 +142,27 @@ class InterfaceFile(Generic[Owner]):
         for cgroup in list(self._denied):
             self._denied.discard(cgroup)
             self.add(cgroup)
+            if cgroup in self._missing:
+                yield cgroup, None
+        removed = yield from self._tell()
+        # A file that went may have come back since: its controller was switched off and on.
+        for cgroup in removed:
+            self.look_again(cgroup)
+        if any(cgroup in self._reads for cgroup in removed):
+            yield from self._tell()
+
+    def _tell(self) -> Generator[tuple[Owner, bytes | None], None, list[Owner]]:
+        """As `changed`, for the files that could be opened. Returns whose file was removed."""
+        removed = []
         for cgroup, data in self._reads.changed():
             if isinstance(data, OSError):
                 self._failed(cgroup, data)
+                if data.errno in GONE:
+                    removed.append(cgroup)
                 yield cgroup, None
             else:
                 yield cgroup, data
+        return removed
 
     def __contains__(self, cgroup: Owner) -> bool:
         """Whether the file of `cgroup` is there to be read."""

@@ -26,13 +26,13 @@ class PathLimit:
 
     def add(self, worker: Worker) -> None:
         """Follow the limits of `worker` from now on."""
-        self._own_file.add(worker)
+        self._follow(self._own_file, worker)
         self._effective[worker] = UNKNOWN
         self._added = True
         for ancestor in worker.ancestors():
             self._below[ancestor] += 1
             if self._below[ancestor] == 1:
-                self._path_file.add(ancestor)
+                self._follow(self._path_file, ancestor)
 
     def remove(self, worker: Worker) -> None:
         """Follow the limits of `worker` no more."""
@@ -70,9 +70,16 @@ class PathLimit:
     def _files(self) -> tuple[InterfaceFile[Cgroup], InterfaceFile[Cgroup]]:
         return self._path_file, self._own_file
 
+    def _follow(self, file: InterfaceFile[Cgroup], cgroup: Cgroup) -> None:
+        file.add(cgroup)
+        if file.is_denied(cgroup):
+            self._values[cgroup] = UNKNOWN
+
     def _take(self, file: InterfaceFile[Cgroup], cgroup: Cgroup, data: bytes | None) -> None:
         self._values.pop(cgroup, None)
         if data is None:
+            if file.is_denied(cgroup):
+                self._values[cgroup] = UNKNOWN
             return
         try:
             value = self._parse(data)

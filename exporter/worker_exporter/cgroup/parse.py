@@ -6,6 +6,8 @@ documents, so that a wrong figure is never made of it. Unknown keys are passed o
 
 UNLIMITED = b"max"
 
+_COUNTERS = {b"rbytes", b"wbytes", b"rios", b"wios", b"dbytes", b"dios"}
+
 
 def number(data: bytes) -> bytes:
     """A file of one count, such as memory.current: its digits."""
@@ -34,7 +36,8 @@ def nested_keyed(data: bytes) -> dict[bytes, dict[bytes, bytes]]:
     """A nested keyed file, such as io.stat: for each device its keys with their digits.
 
     A device without values (the kernel writes such lines) has an empty dictionary. io.stat may
-    be empty: nothing was read or written yet.
+    be empty: nothing was read or written yet. Values of controllers' debugging that are no
+    numbers, such as "depth=max", are passed over.
     """
     if not data:
         return {}
@@ -42,8 +45,8 @@ def nested_keyed(data: bytes) -> dict[bytes, dict[bytes, bytes]]:
     for line in _whole(data).splitlines():
         name, *pairs = line.split()
         values = dict(pair.split(b"=", 1) for pair in pairs)
-        if not all(value.isdigit() for value in values.values()):
-            raise ValueError(f"expected key=number, found {line[:40]!r}")
+        if not all(map(bytes.isdigit, values.values())):
+            values = _numbers(values)
         devices[name] = values
     return devices
 
@@ -53,8 +56,9 @@ def pressure(data: bytes) -> tuple[bytes | None, bytes | None]:
 
     None for a line that is not there: cpu.pressure has no "full" before kernel 5.13.
     """
-    totals = {line[:5]: line[line.rfind(b"=") + 1 :] for line in _whole(data).split(b"\n") if line}
-    if not b"".join(totals.values()).isdigit():
+    lines = _whole(data)[:-1].split(b"\n")
+    totals = {line[:5]: line.rpartition(b" total=")[2] for line in lines}
+    if not all(map(bytes.isdigit, totals.values())):
         raise ValueError(f"expected total=number, found {data[:80]!r}")
     return totals.get(b"some "), totals.get(b"full ")
 
@@ -66,7 +70,10 @@ def cpu_max(data: bytes) -> float | None:
         return None
     if not quota.isdigit() or not period.isdigit() or not int(period):
         raise ValueError(f"expected a quota and a period, found {data[:40]!r}")
-    return int(quota) / int(period)
+    try:
+        return int(quota) / int(period)
+    except OverflowError as error:
+        raise ValueError(f"no number of cores: {data[:40]!r}") from error
 
 
 def cpu_count(data: bytes) -> int | None:
@@ -79,7 +86,10 @@ def cpu_count(data: bytes) -> int | None:
 
 def process_ids(data: bytes) -> tuple[int, ...]:
     """cgroup.procs: the PIDs. 0 stands for a process of another PID namespace."""
-    return tuple(map(int, data.split()))
+    tokens = _whole(data).split() if data else []
+    if not all(map(bytes.isdigit, tokens)):
+        raise ValueError(f"expected PIDs, found {data[:40]!r}")
+    return tuple(map(int, tokens))
 
 
 def seconds(microseconds: bytes) -> bytes:
@@ -91,10 +101,17 @@ def seconds(microseconds: bytes) -> bytes:
 
 def _span(part: bytes) -> int:
     first, dash, last = part.partition(b"-")
-    if not dash:
-        int(first)
-        return 1
+    last = last if dash else first
+    if not first.isdigit() or not last.isdigit() or int(first) > int(last):
+        raise ValueError(f"expected a list of CPUs, found {part[:40]!r}")
     return int(last) - int(first) + 1
+
+
+def _numbers(values: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """`values` without those that are no numbers, which no counter may be."""
+    if not all(values[key].isdigit() for key in _COUNTERS & values.keys()):
+        raise ValueError(f"expected key=number, found {values!r:.80}")
+    return {key: value for key, value in values.items() if value.isdigit()}
 
 
 def _line(data: bytes) -> bytes:

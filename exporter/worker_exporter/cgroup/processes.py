@@ -91,7 +91,11 @@ class Processes:
         subtree = self._subtrees.get(worker)
         if subtree is None or subtree.too_large:
             return True
-        return any(_links_of(cgroup) != 2 + count for cgroup, count in subtree.children.items())
+        # One whose cgroup.procs cannot be read would go, and another come, without a trace.
+        return any(
+            _links_of(cgroup) != 2 + count or cgroup not in self._file
+            for cgroup, count in subtree.children.items()
+        )
 
     def _walk(self, worker: Worker) -> None:
         """Find the cgroups nested in `worker`, keeping those that were known."""

@@ -12,7 +12,7 @@ def resident_bytes(statm: bytes) -> int:
     Raises ValueError for content that is no statm.
     """
     fields = statm.split()
-    if len(fields) < 2:
+    if len(fields) < 2 or not statm.endswith(b"\n"):
         raise ValueError(f"no statm: {statm[:40]!r}")
     return int(fields[1]) * PAGE_BYTES
 
@@ -24,7 +24,7 @@ def start_ticks(stat: bytes) -> int:
     content that is no stat.
     """
     fields = stat.rpartition(b")")[2].split()
-    if len(fields) < 20:
+    if len(fields) < 20 or not stat.endswith(b"\n"):
         raise ValueError(f"no stat: {stat[:40]!r}")
     return int(fields[19])
 

@@ -106,7 +106,7 @@ class Source:
                 continue
             try:
                 self.take(worker, data)
-            except ValueError:
+            except (ValueError, OverflowError):
                 self.file.bad(worker)
                 self._drop(worker)
 

@@ -68,7 +68,8 @@ class IoCollector(WorkerCollector):
             )
         lowest = [number for number in devices if self._devices.is_lowest(number)]
         for family, key in _RATES.items():
-            self._moved[family][worker] = sum(int(stat[number].get(key, 0)) for number in lowest)
+            moved = sum(int(stat[number].get(key, 0)) for number in lowest)
+            self._moved[family][worker] = float(moved)
 
     def _forget_rates(self, worker: Worker) -> None:
         for family, rates in self._rates.items():

@@ -111,6 +111,7 @@ class MemoryCollector(WorkerCollector):
 
     def _take_stat(self, worker: Worker, data: bytes) -> None:
         stat = parse.flat_keyed(data)
+        self._leave_resident(worker)
         for family, key in _STAT_COLUMNS.items():
             self.columns[family].put(worker, stat.get(key))
         self.columns[_RSS].put(worker, _sum(stat, b"anon", b"file_mapped"))
@@ -121,6 +122,8 @@ class MemoryCollector(WorkerCollector):
         self._unset.add(worker)
         if b"inactive_file" in stat:
             self._inactive[worker] = int(stat[b"inactive_file"])
+        else:
+            self._inactive.pop(worker, None)
 
     def _lose_stat(self, worker: Worker) -> None:
         self._inactive.pop(worker, None)

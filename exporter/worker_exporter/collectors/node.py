@@ -40,6 +40,8 @@ class NodeCollector:
 
     def _collect_cpu(self, stat: bytes) -> None:
         lines = [line.split() for line in stat.splitlines() if line.startswith(b"cpu")]
+        if not stat.endswith(b"\n"):
+            raise ValueError("stat is truncated")
         if not lines or lines[0][0] != b"cpu" or len(lines[0]) <= _MODES:
             raise ValueError("no cpu line in stat")
         seconds = [decimal(int(ticks) / procfs.CLOCK_TICKS) for ticks in lines[0][1 : _MODES + 1]]

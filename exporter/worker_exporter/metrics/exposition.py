@@ -66,8 +66,7 @@ class Column:
                     if value is not None
                 ]
             )
-        self._text[key] = text
-        self._samples = None
+        self._keep(key, text)
 
     def put_labelled(self, key: Labelled, samples: Mapping[tuple[str, ...], bytes]) -> None:
         """The figures of `key` by the values of the family's further labels."""
@@ -75,10 +74,8 @@ class Column:
         for values in samples.keys() - starts.keys():
             further = zip(self.family.labels, values, strict=True)
             starts[values] = sample_start(self.family.name, (*key.labels, *further))
-        self._text[key] = b"".join(
-            [starts[values] + value + b"\n" for values, value in samples.items()]
-        )
-        self._samples = None
+        text = b"".join([starts[values] + value + b"\n" for values, value in samples.items()])
+        self._keep(key, text)
 
     def drop(self, key: Labelled) -> None:
         """No figures of `key` any more."""
@@ -93,6 +90,14 @@ class Column:
         if self._samples is None:
             self._samples = b"".join(self._text.values())
         return self._samples
+
+    def _keep(self, key: Labelled, text: bytes) -> None:
+        """A key without any sample is not in the column: a family of none has no lines at all."""
+        if text:
+            self._text[key] = text
+        else:
+            self._text.pop(key, None)
+        self._samples = None
 
     def _fixed_starts(self, key: Labelled) -> tuple[bytes, ...]:
         name, labels = self.family.name, key.labels

@@ -45,7 +45,9 @@ def make_app(source: Source, site: Site, ready: asyncio.Event) -> web.Applicatio
     """
     check_telemetry_path(site.telemetry_path)
     passes = Passes(source)
-    app = web.Application(middlewares=_middlewares(site.config))
+    app = web.Application()
+    if site.config.users:
+        _require_password(app, BasicAuth(site.config.users))
     app.router.add_get(site.telemetry_path, Metrics(passes, site).get)
     for path in _HEALTH_PATHS:
         app.router.add_get(path, _healthy)
@@ -54,7 +56,7 @@ def make_app(source: Source, site: Site, ready: asyncio.Event) -> web.Applicatio
         app.router.add_get("/", _landing(site, passes.names))
     if site.config.headers:
         app.on_response_prepare.append(_headers(site.config.headers))
-    app.on_cleanup.append(_closing(passes))
+    app.on_cleanup.append(_closing(passes.close))
     return app
 
 
@@ -178,11 +180,7 @@ def _landing(site: Site, names: frozenset[str]) -> Handler:
     return landing
 
 
-def _middlewares(config: WebConfig) -> list[Callable[..., Awaitable[web.StreamResponse]]]:
-    if not config.users:
-        return []
-    auth = BasicAuth(config.users)
-
+def _require_password(app: web.Application, auth: BasicAuth) -> None:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if await auth.allows(request.headers.get("Authorization", "")):
@@ -191,7 +189,8 @@ def _middlewares(config: WebConfig) -> list[Callable[..., Awaitable[web.StreamRe
         refusal.headers["WWW-Authenticate"] = "Basic"
         return refusal
 
-    return [guard]
+    app.middlewares.append(guard)
+    app.on_cleanup.append(_closing(auth.close))
 
 
 def _headers(
@@ -203,8 +202,8 @@ def _headers(
     return add
 
 
-def _closing(passes: Passes) -> Callable[[web.Application], Awaitable[None]]:
-    async def close(_: web.Application) -> None:
-        passes.close()
+def _closing(close: Callable[[], None]) -> Callable[[web.Application], Awaitable[None]]:
+    async def closing(_: web.Application) -> None:
+        close()
 
-    return close
+    return closing

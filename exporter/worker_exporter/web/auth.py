@@ -52,17 +52,10 @@ class BasicAuth:
         if digest in self._known:
             return True
         hashed = self._hashes.get(user, self._dearest)
-        right = _matches(password, hashed) and user in self._hashes
+        right = bcrypt.checkpw(password[:_BCRYPT_BYTES], hashed) and user in self._hashes
         if right and len(self._known) < _MAX_CACHED:
             self._known.add(digest)
         return right
-
-
-def _matches(password: bytes, hashed: bytes) -> bool:
-    try:
-        return bcrypt.checkpw(password[:_BCRYPT_BYTES], hashed)
-    except ValueError:
-        return False
 
 
 def _decode(authorization: str) -> tuple[bytes, bytes] | None:
