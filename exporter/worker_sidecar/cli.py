@@ -18,7 +18,7 @@ def cli() -> None:
 @cli.command()
 @click.option(
     "--duration",
-    type=click.FloatRange(min=0, min_open=True),
+    type=float,
     metavar="SECONDS",
     help="End by itself after this time; without it Ctrl-C ends the demo.",
 )
@@ -51,7 +51,7 @@ def main() -> None:
         code = 0
     except click.ClickException as error:
         code = _fail(error.format_message())
-    except UserError as error:
+    except (UserError, OSError) as error:
         code = _fail(str(error))
     sys.exit(code)
 

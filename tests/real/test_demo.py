@@ -4,6 +4,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,13 @@ from worker_sidecar.launch.best import best_launcher
 from worker_sidecar.launch.launcher import Launcher, WorkerSpec
 
 SLICE = f"demo_test{os.getpid()}.slice"
-WORKERS = {("idle", "1"), ("ingest", "1"), ("llm", "8080"), ("llm", "8081"), ("trainer", "main")}
+WORKERS = {
+    ("idle", "main"),
+    ("ingest", "main"),
+    ("llm", "8080"),
+    ("llm", "8081"),
+    ("trainer", "main"),
+}
 
 
 @pytest.fixture
@@ -125,10 +132,15 @@ def test_it_shows_moving_figures_and_leaves_nothing(
     rows = table_rows(demo_run.said)
     assert {(row[0], row[1]) for row in rows} == WORKERS, demo_run.said
     cpu = {(row[0], row[1]): row[2] for row in rows}
-    # the trainer works a fifth of the time, the idle one not at all
-    assert 5.0 < float(cpu["trainer", "main"]) < 60.0, demo_run.said
-    assert float(cpu["idle", "1"]) < 5.0, demo_run.said
-    assert "MiB" in demo_run.said
+    # the trainer works a fifth of the time (less where others want the CPU), the idle one never
+    assert 0.5 < float(cpu["trainer", "main"]) < 60.0, demo_run.said
+    assert float(cpu["idle", "main"]) < 0.5, demo_run.said
+    rss = {(row[0], row[1]): row[3:5] for row in rows}
+    # between the interpreter alone and the trainer's 128 MiB on top of it
+    assert rss["trainer", "main"][1] == "MiB"
+    assert 16 <= float(rss["trainer", "main"][0]) <= 160, demo_run.said
+    assert rss["idle", "main"][1] == "MiB"
+    assert float(rss["idle", "main"][0]) < 30, demo_run.said
     assert demo_run.said.endswith("every cgroup of the demo removed.\n")
     assert not os.path.exists(launcher.directory)
 
@@ -180,6 +192,27 @@ def test_after_sigkill_the_next_one_cleans_up_first(
     assert not os.path.exists(launcher.directory)
 
 
+def test_a_reader_that_goes_away_ends_the_demo(launcher: Launcher, running: list[Running]) -> None:
+    running.append(demo_run := Running())
+    demo_run.until("^trainer")
+    assert demo_run.process.stdout is not None
+    demo_run.process.stdout.close()
+    assert demo_run.process.wait(60) == 1
+    assert not os.path.exists(launcher.directory)
+
+
+def test_a_busy_port_is_said_and_another_taken(launcher: Launcher, running: list[Running]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        running.append(demo_run := Running("--duration=1", f"--port={port}"))
+        assert demo_run.end() == 0, demo_run.said
+    other = re.search(rf"Port {port} is busy; the exporter takes (\d+)\.", demo_run.said)
+    assert other is not None, demo_run.said
+    assert f"Open http://127.0.0.1:{other[1]}/ or" in demo_run.said
+
+
 def test_what_no_demo_started_is_left_alone(launcher: Launcher, running: list[Running]) -> None:
     launcher.start(WorkerSpec("llm", "8080", ("sleep", "1000")))
     running.append(demo_run := Running("--duration=1"))
@@ -225,6 +258,10 @@ def test_where_no_cgroup_can_be_made_it_is_simulated_and_says_so(
     assert 0 < cpu["simulated_trainer", "main"] <= 160
     rss = {(row[0], row[1]): row[3] for row in rows}
     assert 380 <= int(rss["simulated_llm", "8080"]) <= 460  # MiB, 420 within 5 %
+    ingest = next(row for row in rows if row[0] == "simulated_ingest")
+    # service, instance, cpu, rss and its unit, read and its unit
+    assert ingest[6] == "MiB"
+    assert 2.0 <= float(ingest[5]) <= 8.0  # 4 a second, by a clock that a busy host disturbs
     assert not [name for name in os.listdir(tempfile.gettempdir()) if SLICE in name]
 
 

@@ -1,5 +1,8 @@
 """Which names, limits and metadata a worker may have."""
 
+import math
+from typing import Any
+
 import pytest
 
 from worker_exporter.errors import UserError
@@ -54,8 +57,17 @@ def test_commands_that_cannot_be(argv: tuple[str, ...]) -> None:
         WorkerSpec("llm", "1", argv)
 
 
-@pytest.mark.parametrize("limits", [{"cpu_cores": 0}, {"memory_bytes": -1}, {"tasks": 0}])
-def test_limits_that_cannot_be(limits: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"cpu_cores": 0.0},
+        {"cpu_cores": math.nan},
+        {"cpu_cores": math.inf},
+        {"memory_bytes": -1},
+        {"tasks": 0},
+    ],
+)
+def test_limits_that_cannot_be(limits: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(limits))):
         Limits(**limits)
 

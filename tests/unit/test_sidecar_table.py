@@ -83,7 +83,7 @@ def test_a_terminal_is_redrawn_in_place_and_a_file_appended() -> None:
 @pytest.mark.parametrize(
     ("count", "text"),
     [(None, "-"), (0, "0 B"), (999, "999 B"), (1000, "1.0 KiB"), (10 * 2**20, "10 MiB"),
-     (1.5 * 2**30, "1.5 GiB"), (5e15, "4547.5 TiB")],
+     (9.97 * 2**20, "10 MiB"), (1.5 * 2**30, "1.5 GiB"), (5e15, "4547.5 TiB")],
 )  # fmt: skip
 def test_sizes(count: float | None, text: str) -> None:
     assert size(count) == text

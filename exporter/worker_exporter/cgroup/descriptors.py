@@ -15,6 +15,7 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _FIRST_READ = 512
+_LONGEST_READ = 1 << 16
 _PAGE = 4096
 _LONG = _PAGE - 64
 """From here on a file may go on: those of many records are handed out a page at a time."""
@@ -114,9 +115,10 @@ class Reads(Generic[Key]):
             yield from self._changed_loose()
 
     def _changed_kept(self) -> Iterator[tuple[Key, bytes | OSError]]:
+        size = self._size
         looked: list[bytes | OSError]
         try:
-            looked = list(map(os.pread, self._kept.values(), repeat(self._size), repeat(0)))
+            looked = list(map(os.pread, self._kept.values(), repeat(size), repeat(0)))
         except OSError:
             looked = [self._attempt(descriptor) for descriptor in self._kept.values()]
         pairs = zip(self._kept, looked, strict=True)
@@ -125,17 +127,17 @@ class Reads(Generic[Key]):
             if isinstance(data, OSError):
                 self.forget(key)
                 yield key, data
-            elif len(data) >= min(self._size, _LONG):
-                yield from self._changed_long(key, data)
+            elif len(data) >= min(size, _LONG):
+                yield from self._changed_long(key)
             else:
                 self._long.pop(key, None)
                 self._kept_last[key] = data
                 yield key, data
 
-    def _changed_long(self, key: Key, start: bytes) -> Iterator[tuple[Key, bytes | OSError]]:
-        """A file that goes on after `start`; files of many records come a page at a time."""
+    def _changed_long(self, key: Key) -> Iterator[tuple[Key, bytes | OSError]]:
+        """A file that filled the buffer, read again: its parts might be of different moments."""
         try:
-            data = _rest(self._kept[key], start)
+            data = _whole(self._kept[key])
         except OSError as error:
             self.forget(key)
             yield key, error
@@ -169,15 +171,16 @@ class Reads(Generic[Key]):
         descriptor = self.open_once(key)
         try:
             start = os.pread(descriptor, _PAGE, 0)
-            return start if len(start) < _LONG else _rest(descriptor, start)
+            return start if len(start) < _LONG else _whole(descriptor)
         finally:
             os.close(descriptor)
 
 
-def _rest(descriptor: int, start: bytes) -> bytes:
-    parts = [start]
-    position = len(start)
-    while part := os.pread(descriptor, 1 << 16, position):
+def _whole(descriptor: int) -> bytes:
+    """All of a file; what one record holds, such as memory.stat, comes from a single read."""
+    parts: list[bytes] = []
+    position = 0
+    while part := os.pread(descriptor, _LONGEST_READ, position):
         parts.append(part)
         position += len(part)
     return b"".join(parts)

@@ -8,11 +8,14 @@ from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
 from worker_exporter.metrics.exposition import decimal
 
+_SETTLED_SECONDS = 10
+"""How long after a worker's first process a launcher may still describe it."""
+
 
 @register("info", "what a worker is, whether it is up, since when")
 class InfoCollector(WorkerCollector):
-    """Identity, state and start of workers. Metadata is read once for each cgroup: a launcher
-    writes it before the worker's first process is there, so it counts from then on.
+    """Identity, state and start of workers. Metadata is read once for each cgroup: it counts from
+    when a launcher dated the start, the last that it writes, or the worker has run for a while.
     """
 
     def __init__(self, host: Host) -> None:
@@ -24,6 +27,7 @@ class InfoCollector(WorkerCollector):
             "cgroup.events", ("worker_up", "worker_frozen"), self._take_events
         )
         self._up, self._frozen = self._events.columns
+        self._up_since: dict[Worker, float] = {}
         self._populated: set[Worker] = set()
         self._undescribed: set[Worker] = set()
         self._unstarted: dict[Worker, PIDS | None] = {}
@@ -37,6 +41,7 @@ class InfoCollector(WorkerCollector):
         """A worker is gone: none of its samples may stay."""
         super().remove(worker)
         self._populated.discard(worker)
+        self._up_since.pop(worker, None)
         self._undescribed.discard(worker)
         self._unstarted.pop(worker, None)
 
@@ -44,7 +49,7 @@ class InfoCollector(WorkerCollector):
         """Bring all columns up to date."""
         self._events.collect()
         for worker in list(self._undescribed):
-            self._describe(worker)
+            self._describe(worker, now.monotonic)
         if self._unstarted:
             self._find_starts(self.host.pids())
 
@@ -55,15 +60,19 @@ class InfoCollector(WorkerCollector):
         if events.get(b"populated") == b"1":
             self._populated.add(worker)
 
-    def _describe(self, worker: Worker) -> None:
+    def _describe(self, worker: Worker, monotonic: float) -> None:
         metadata = read_metadata(worker, self._errors)
         self._info.put_labelled(worker, {self._info_labels(worker, metadata): b"1"})
-        if metadata.started is not None:
+        if metadata.started is not None and worker not in self._start:
             self._start.put(worker, decimal(metadata.started))
-        if worker in self._populated:
+            self._unstarted.pop(worker, None)
+        if worker not in self._populated:
+            return
+        since = self._up_since.setdefault(worker, monotonic)
+        if worker not in self._start:
+            self._unstarted.setdefault(worker, None)
+        if metadata.started is not None or monotonic - since >= _SETTLED_SECONDS:
             self._undescribed.discard(worker)
-            if metadata.started is None:
-                self._unstarted[worker] = None
 
     def _find_starts(self, pids: dict[Worker, PIDS | None]) -> None:
         """The oldest process's start, for workers that no launcher dated; then it stays."""

@@ -110,8 +110,8 @@ class MemoryCollector(WorkerCollector):
         self._unset.add(worker)
 
     def _take_stat(self, worker: Worker, data: bytes) -> None:
-        stat = parse.flat_keyed(data)
         self._leave_resident(worker)
+        stat = parse.flat_keyed(data)
         for family, key in _STAT_COLUMNS.items():
             self.columns[family].put(worker, stat.get(key))
         self.columns[_RSS].put(worker, _sum(stat, b"anon", b"file_mapped"))
@@ -128,7 +128,9 @@ class MemoryCollector(WorkerCollector):
     def _lose_stat(self, worker: Worker) -> None:
         self._inactive.pop(worker, None)
         self._unset.add(worker)
-        if worker not in self._stat.file and worker not in self._resident:
+        if worker not in self._stat.file:
+            # Told anew even where it was followed already: the column has just lost it.
+            self._resident.remove(worker)
             self._resident.add(worker)
 
     def _leave_resident(self, worker: Worker) -> None:

@@ -1,5 +1,6 @@
 """`worker-sidecar demo`: starts workers and the exporter, shows the figures, removes it all."""
 
+import math
 import os
 import re
 import shutil
@@ -37,7 +38,7 @@ _MIB = 1024 * 1024
 class Demo:
     """What the user chose: `port` of the exporter, `duration` in seconds, None for until Ctrl-C.
 
-    Raises UserError for a slice that is not the demo's own to remove.
+    Raises UserError for a slice that is not the demo's own to remove, or a bad duration.
     """
 
     slice_name: str = "demo.slice"
@@ -50,6 +51,8 @@ class Demo:
                 f"--slice {self.slice_name!r}: the demo removes all that is in its slice, so the "
                 "name must begin with demo, as in demo_two.slice (a-z, 0-9 and _)"
             )
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise UserError(f"--duration {self.duration} is not a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,8 @@ def specs() -> Sequence[WorkerSpec]:
         worker("llm", "8080", "serve", model="demo-7b", port="8080"),
         worker("llm", "8081", "serve-slowly", model="demo-1b", port="8081"),
         worker("trainer", "main", "train", model="demo-7b"),
-        worker("ingest", "1", "ingest"),
-        worker("idle", "1", "idle"),
+        worker("ingest", "main", "ingest"),
+        worker("idle", "main", "idle"),
     )
 
 
@@ -185,17 +188,15 @@ def _clean_up(launcher: Launcher) -> None:
 def _foreign(directory: str) -> str | None:
     """A cgroup in or below `directory` that holds processes and is not inside a marked one."""
     try:
-        os.getxattr(directory, f"user.worker.{MARK}")
-        return None
+        if f"user.worker.{MARK}" in os.listxattr(directory):
+            return None
+        with open(f"{directory}/cgroup.procs", encoding="ascii") as procs:
+            if procs.read(1):
+                return directory
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return None
-    except OSError:
-        pass
-    with open(f"{directory}/cgroup.procs", encoding="ascii") as procs:
-        if procs.read(1):
-            return directory
-    with os.scandir(directory) as entries:
-        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     return next((found for path in below if (found := _foreign(path))), None)
 
 

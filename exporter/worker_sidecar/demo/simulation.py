@@ -33,8 +33,8 @@ WORKERS = (
     Simulated("llm", "8080", 100001, 0.8, 420, 24.0),
     Simulated("llm", "8081", 100002, 0.5, 410, 60.0),
     Simulated("trainer", "main", 100003, 1.6, 700, 40.0),
-    Simulated("ingest", "1", 100004, 0.2, 150, 30.0, 4 * _MIB),
-    Simulated("idle", "1", 100005, 0.001, 110, 60.0),
+    Simulated("ingest", "main", 100004, 0.2, 150, 30.0, 4 * _MIB),
+    Simulated("idle", "main", 100005, 0.001, 110, 60.0),
 )
 
 
@@ -96,8 +96,8 @@ def files(worker: Simulated, elapsed: float) -> Mapping[str, str]:
         "memory.stat": f"anon {memory}\nfile 0\nfile_mapped 0\ninactive_file 0\n",
         "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n",
         "io.stat": (
-            f"8:0 rbytes {written} wbytes {written} rios {written // _MIB}"
-            f" wios {written // _MIB} dbytes 0 dios 0\n"
+            f"8:0 rbytes={written} wbytes={written} rios={written // _MIB}"
+            f" wios={written // _MIB} dbytes=0 dios=0\n"
         ),
         "pids.current": "1\n",
         "cpu.pressure": _pressure(cpu * 0.05),

@@ -60,7 +60,7 @@ def size(count: float | None) -> str:
         return "-"
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 9.95 else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
 

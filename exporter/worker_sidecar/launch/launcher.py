@@ -1,5 +1,6 @@
 """What every launcher does and what it is given."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("cpu_cores", "memory_bytes", "tasks"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UserError(f"limit {name} is {value}; give a number above 0, or none at all")
 
 
