@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import require
 from tests.vm import image, payload
 
 
 @pytest.fixture(scope="session")
 def debian() -> image.Image:
     """The image to boot, kept in build/vm between sessions."""
+    require("qemu-system-x86_64")
     return image.build(payload.PROJECT / "build" / "vm")
 
 

@@ -39,22 +39,36 @@ FailureAction=poweroff-force
 [Service]
 Type=exec
 ExecStart=/usr/local/sbin/host-run
+ExecStopPost=/usr/local/sbin/host-collect
+Environment=PYTHONFAULTHANDLER=1
+KillSignal=SIGABRT
+TimeoutStopSec=10
 StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 TasksMax=infinity
-RuntimeMaxSec=600
+RuntimeMaxSec=300
 
 [Install]
 WantedBy=multi-user.target
 """
 
-# vdb: a tar with a program `start`; vdc: where the tar of what it left in its argument goes.
-SCRIPT = """\
+# vdb is a tar with a program `start`, which leaves its results in the folder of its argument.
+RUN = """\
 #!/bin/sh
 mkdir -p /opt/payload /opt/result
 tar -C /opt/payload -xf /dev/vdb
-/opt/payload/start /opt/result
+exec /opt/payload/start /opt/result
+"""
+
+# Whatever became of it, vdc gets a tar of what it left; what hangs is shown on the console.
+COLLECT = """\
+#!/bin/sh
+if [ "$SERVICE_RESULT" != success ]; then
+    echo "the run ended with $SERVICE_RESULT $EXIT_CODE $EXIT_STATUS"
+    systemctl list-jobs --no-pager
+    ps -eo pid,stat,time,wchan:20,args
+fi
 tar -C /opt/result -cf /dev/vdc .
 sync
 """
@@ -97,7 +111,7 @@ def _image(folder: Path) -> Image:
 
 
 def _key() -> str:
-    parts = (SUITE, PACKAGES, LEFT_OUT, DISK_BYTES, UNIT, SCRIPT)
+    parts = (SUITE, PACKAGES, LEFT_OUT, DISK_BYTES, UNIT, RUN, COLLECT)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
@@ -112,7 +126,8 @@ def _fill(work: Path, mmdebstrap: str, mkfs: str) -> None:
         str(root),
     ])  # fmt: skip
     _put(root / "etc/systemd/system/host-run.service", UNIT, 0o644)
-    _put(root / "usr/local/sbin/host-run", SCRIPT, 0o755)
+    _put(root / "usr/local/sbin/host-run", RUN, 0o755)
+    _put(root / "usr/local/sbin/host-collect", COLLECT, 0o755)
     _put(root / "etc/fstab", "", 0o644)
     wants = root / "etc/systemd/system/multi-user.target.wants"
     (wants / "host-run.service").symlink_to("/etc/systemd/system/host-run.service")

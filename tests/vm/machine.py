@@ -9,7 +9,8 @@ from tests.vm.guest import Outcome, boot
 from tests.vm.image import Image
 from tests.vm.payload import make_payload
 
-TIMEOUT_SECONDS = 300
+# Longer than the guest gives itself (RuntimeMaxSec in image.py), so that it can say what hung.
+TIMEOUT_SECONDS = 420
 
 
 def run(
@@ -31,5 +32,6 @@ def verdict(outcome: Outcome, check: str) -> None:
     """Fail the running test, and show the guest's console, unless `check` ran and was right."""
     failure = results(outcome).get(check, "it did not run")
     if failure:
-        print(f"the guest's console, {outcome.seconds:.0f} s:\n{outcome.console}")
+        end = "ended by force" if outcome.timed_out else "off"
+        print(f"the guest's console, {end} after {outcome.seconds:.0f} s:\n{outcome.console}")
         pytest.fail(f"{check} in the guest: {failure}", pytrace=False)

@@ -10,6 +10,7 @@ from tests.vm.image import Image
 
 CHECKS = (
     "no_workers_yet",
+    "absent_slices_logged_once",
     "exporter_is_unprivileged",
     "workers_found",
     "up",

@@ -12,6 +12,7 @@ from tests.vm.image import Image
 
 CHECKS = (
     "no_workers_yet",
+    "absent_slices_logged_once",
     "exporter_is_unprivileged",
     "workers_found",
     "duplicates_counted",
@@ -43,6 +44,10 @@ CHECKS = (
     "restarted_worker_goes_on",
     "stopped_worker_is_gone",
     "new_worker_is_found",
+    "thawed_worker_is_not_frozen",
+    "changed_limits_show",
+    "lifted_limits_go",
+    "late_accounting_shows",
     "demo_as_root",
     "demo_as_user",
 )

@@ -8,6 +8,7 @@ from worker_exporter.cgroup.files import Cgroup, InterfaceFile, Kernel
 from worker_exporter.cgroup.tree import Ancestor, Worker
 
 UNKNOWN = math.nan
+"""A limit that cannot be told; to be compared by `is` or `in`."""
 
 
 class PathLimit:
@@ -26,13 +27,13 @@ class PathLimit:
 
     def add(self, worker: Worker) -> None:
         """Follow the limits of `worker` from now on."""
-        self._follow(self._own_file, worker)
+        self._own_file.add(worker)
         self._effective[worker] = UNKNOWN
         self._added = True
         for ancestor in worker.ancestors():
             self._below[ancestor] += 1
             if self._below[ancestor] == 1:
-                self._follow(self._path_file, ancestor)
+                self._path_file.add(ancestor)
 
     def remove(self, worker: Worker) -> None:
         """Follow the limits of `worker` no more."""
@@ -53,7 +54,9 @@ class PathLimit:
             self._path_file.look_again(ancestor)
 
     def changed(self) -> Iterator[tuple[Worker, float | None]]:
-        """Each worker whose limit changed since the last pass. None: unlimited, or not known."""
+        """Each worker whose limit changed since the last pass. None: unlimited; UNKNOWN: a file
+        on its path cannot be read, or makes no sense.
+        """
         moved = [(file, *read) for file in self._files for read in file.changed()]
         if not moved and not self._added:
             return
@@ -70,16 +73,9 @@ class PathLimit:
     def _files(self) -> tuple[InterfaceFile[Cgroup], InterfaceFile[Cgroup]]:
         return self._path_file, self._own_file
 
-    def _follow(self, file: InterfaceFile[Cgroup], cgroup: Cgroup) -> None:
-        file.add(cgroup)
-        if file.is_denied(cgroup):
-            self._values[cgroup] = UNKNOWN
-
     def _take(self, file: InterfaceFile[Cgroup], cgroup: Cgroup, data: bytes | None) -> None:
         self._values.pop(cgroup, None)
         if data is None:
-            if file.is_denied(cgroup):
-                self._values[cgroup] = UNKNOWN
             return
         try:
             value = self._parse(data)
@@ -92,9 +88,9 @@ class PathLimit:
     def _smallest(self, worker: Worker) -> float | None:
         cgroups = [worker, *worker.ancestors()]
         if self._own_file.is_denied(worker) or any(map(self._path_file.is_denied, cgroups[1:])):
-            return None
+            return UNKNOWN
         values = [self._values.get(cgroup, math.inf) for cgroup in cgroups]
-        if any(value is UNKNOWN for value in values):
-            return None
+        if UNKNOWN in values:
+            return UNKNOWN
         smallest = min(values)
         return None if smallest == math.inf else smallest

@@ -44,6 +44,8 @@ def nested_keyed(data: bytes) -> dict[bytes, dict[bytes, bytes]]:
     devices = {}
     for line in _whole(data).splitlines():
         name, *pairs = line.split()
+        if not name.replace(b":", b"", 1).isdigit():
+            raise ValueError(f"expected MAJOR:MINOR, found {name[:40]!r}")
         values = dict(pair.split(b"=", 1) for pair in pairs)
         if not all(map(bytes.isdigit, values.values())):
             values = _numbers(values)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from worker_exporter.cgroup.files import InterfaceFile, Kernel
-from worker_exporter.cgroup.limits import PathLimit
+from worker_exporter.cgroup.limits import UNKNOWN, PathLimit
 from worker_exporter.cgroup.processes import PIDS, Processes
 from worker_exporter.cgroup.tree import Worker
 from worker_exporter.metrics.exposition import Column
@@ -127,7 +127,7 @@ class LimitSource:
     def collect(self) -> None:
         """Read the limits of all workers and of the cgroups above them."""
         for worker, value in self.limit.changed():
-            if value is None:
+            if value is None or value is UNKNOWN:
                 self.column.drop(worker)
             else:
                 self.column.put(worker, b"%d" % value)

@@ -1,6 +1,7 @@
 """CPU time, throttling and limits of workers: cpu.stat, cpu.max, cpuset.cpus.effective."""
 
 from worker_exporter.cgroup import parse, procfs
+from worker_exporter.cgroup.limits import UNKNOWN
 from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
 from worker_exporter.collectors.smoothing import SmoothedRates, two_decimals
@@ -76,7 +77,7 @@ class CpuCollector(WorkerCollector):
         for worker in moved:
             limits = [self._quotas.get(worker), self._cpuset_limit(worker)]
             given = [limit for limit in limits if limit is not None]
-            if given:
+            if given and UNKNOWN not in given:
                 self._cores.put(worker, decimal(min(given)))
             else:
                 self._cores.drop(worker)

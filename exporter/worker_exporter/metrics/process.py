@@ -4,6 +4,7 @@ do not raise: prometheus_client's own collector lists them all at every scrape.
 
 import os
 import resource
+import time
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -15,34 +16,35 @@ _MOST_LISTED = 1024
 
 
 class ProcessMetrics(Collector):
-    """CPU, memory, descriptors and start of this process, from /proc/self."""
+    """CPU, memory, descriptors and start of this process, from its clock and /proc/self."""
 
     def __init__(self) -> None:
-        self._boot_time = _boot_time()
+        ticks = int(_read("/proc/self/stat").rpartition(b")")[2].split()[19])
+        self._start = _boot_time() + ticks / _TICKS
 
     def collect(self) -> Iterator[Metric]:
         """The families, under the names every Prometheus client uses."""
-        fields = _read("/proc/self/stat").rpartition(b")")[2].split()
+        virtual, resident = _read("/proc/self/statm").split()[:2]
         yield CounterMetricFamily(
             "process_cpu_seconds",
             "Total user and system CPU time spent in seconds.",
-            value=(int(fields[11]) + int(fields[12])) / _TICKS,
+            value=time.process_time(),
         )
         yield from _gauges(
             (
                 "process_virtual_memory_bytes",
                 "Virtual memory size in bytes.",
-                int(fields[20]),
+                int(virtual) * _PAGE_BYTES,
             ),
             (
                 "process_resident_memory_bytes",
                 "Resident memory size in bytes.",
-                int(fields[21]) * _PAGE_BYTES,
+                int(resident) * _PAGE_BYTES,
             ),
             (
                 "process_start_time_seconds",
                 "Start time of the process since unix epoch in seconds.",
-                self._boot_time + int(fields[19]) / _TICKS,
+                self._start,
             ),
             (
                 "process_max_fds",

@@ -71,7 +71,10 @@ def memory_kinds(window: Window) -> None:
     assert window.scrape.value("worker_memory_anon_bytes", MEMORY.labels) >= 40 * MIB
     assert window.scrape.value("worker_memory_shmem_bytes", MEMORY.labels) >= 4 * MIB
     assert window.scrape.value("worker_memory_file_bytes", MEMORY.labels) >= 12 * MIB
-    assert window.scrape.value("worker_exporter_memory_source", {"source": "cgroup"}) == 1
+    assert window.scrape.value("worker_exporter_memory_source", {"source": "cgroup"}) == len(
+        WORKERS
+    )
+    assert not window.scrape.get("worker_exporter_memory_source", {"source": "proc"})
 
 
 def memory_working_set(window: Window) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .readings import keyed
 from .window import Window
-from .workers import MEMORY, QUOTA, WORKERS, processes
+from .workers import HYBRID_MOUNT, MEMORY, MOUNT, QUOTA, WORKERS, processes
 
 PAGE_BYTES = 4096
 
@@ -25,11 +25,14 @@ def rss_from_processes(window: Window) -> None:
         resident = sum(map(_resident_bytes, processes(worker)))
         assert value == resident > 0, f"{worker.unit}: {value}, not {resident}"
     assert window.scrape.value("worker_memory_rss_bytes", MEMORY.labels) > 44 << 20
-    assert window.scrape.value("worker_exporter_memory_source", {"source": "proc"}) == 1
+    assert window.scrape.value("worker_exporter_memory_source", {"source": "proc"}) == len(WORKERS)
+    assert not window.scrape.get("worker_exporter_memory_source", {"source": "cgroup"})
 
 
 def controllers_are_absent(window: Window) -> None:
     """What has no file here has no series."""
+    assert MOUNT == HYBRID_MOUNT
+    assert (MOUNT / "cgroup.controllers").read_text().split() == []
     for name in window.scrape.samples:
         assert not name.startswith(("worker_io_read_bytes_total", "worker_tasks")), name
         assert name not in ("worker_memory_current_bytes", "worker_memory_limit_bytes"), name

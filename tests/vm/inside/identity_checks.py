@@ -8,16 +8,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from .scraped import OPENMETRICS, UNIT, ask
 from .window import Window
-from .workers import DUPLICATES, FROZEN, LLM, WORKERS, processes
+from .workers import DUPLICATES, FROZEN, LLM, MOUNT, WORKERS, processes
 
 SERIES_BUDGET = 60
 # /proc/stat's btime is a whole second, and so is systemctl's --timestamp=unix.
 START_SLACK_SECONDS = 2.0
 
 
-def exporter_is_unprivileged(window: Window) -> None:
+def exporter_is_unprivileged(_: Window) -> None:
     """It runs as another user than root, without a single capability."""
-    pids = (window.mount / "system.slice" / UNIT / "cgroup.procs").read_text().split()
+    pids = (MOUNT / "system.slice" / UNIT / "cgroup.procs").read_text().split()
     assert pids, "the exporter runs nowhere"
     for pid in pids:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

@@ -106,14 +106,12 @@ def stalls(resource: str, kind: str) -> Source:
     return source
 
 
-def read(workers: tuple[Worker, ...], mount: Path) -> dict[Worker, Reading]:
-    """A reading of each worker, with its files below the cgroup2 `mount`."""
+def read(workers: tuple[Worker, ...]) -> dict[Worker, Reading]:
+    """A reading of each worker: first its properties, then its files."""
     system = show(*(worker.shown for worker in workers if not worker.user))
     user = show_of_user(*(worker.shown for worker in workers if worker.user))
     return {
-        worker: Reading(
-            (user if worker.user else system)[worker.shown], _files(mount / worker.cgroup)
-        )
+        worker: Reading((user if worker.user else system)[worker.shown], _files(worker.folder))
         for worker in workers
     }
 

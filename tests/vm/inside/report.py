@@ -1,10 +1,16 @@
 """Runs checks, and writes what came of each for the host to read."""
 
 import json
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+
+def say(text: str) -> None:
+    """Put a line on the console, with the seconds since the boot."""
+    print(f"{time.clock_gettime(time.CLOCK_BOOTTIME):7.1f} {text}", flush=True)
 
 
 @dataclass
@@ -25,5 +31,5 @@ class Report:
             self.results[name] = traceback.format_exc()
         else:
             self.results[name] = ""
-        print(f"{'FAILED' if self.results[name] else 'ok':6} {name}", flush=True)
+        say(f"{'FAILED' if self.results[name] else 'ok':6} {name}")
         self.path.write_text(json.dumps(self.results))

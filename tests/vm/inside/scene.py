@@ -3,12 +3,11 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from .report import Report
+from .report import Report, say
 from .scraped import UNIT, scrape, start_exporter
 from .window import Window, look
-from .workers import DUPLICATES, QUOTA, SLICE_LIMITS, WORKERS, started, wait_for
+from .workers import DUPLICATES, QUOTA, SLICE_LIMITS, SLICES, WORKERS, started, wait_for
 
 
 @contextmanager
@@ -19,21 +18,24 @@ def scene(report: Report) -> Iterator[None]:
     """
     start_exporter()
     report.run("no_workers_yet", _no_workers_yet)
+    report.run("absent_slices_logged_once", _absent_slices_logged_once)
     for name, limit in SLICE_LIMITS.items():
         subprocess.run(["systemctl", "set-property", "--runtime", name, limit], check=True)
+    say("starting the workers")
     with started(WORKERS + DUPLICATES):
+        say("the workers run")
         yield
 
 
-def settled_window(mount: Path) -> Window:
+def settled_window() -> Window:
     """A window on all the workers, once the one with a quota has used some of it."""
-    wait_for(lambda: _user_seconds(mount) > 0.1, f"CPU time of {QUOTA.unit}")
-    return look(WORKERS, mount)
+    wait_for(lambda: _user_seconds() > 0.1, f"CPU time of {QUOTA.unit}")
+    return look(WORKERS)
 
 
 def show_log() -> None:
     """What the exporter logged, on the console."""
-    subprocess.run(["journalctl", "--no-pager", "--output=cat", f"--unit={UNIT}"], check=True)
+    print(*_log(), sep="\n", flush=True)
 
 
 def _no_workers_yet() -> None:
@@ -43,6 +45,21 @@ def _no_workers_yet() -> None:
     assert not answer.samples.get("worker_up")
 
 
-def _user_seconds(mount: Path) -> float:
-    words = (mount / QUOTA.cgroup / "cpu.stat").read_text().split()
+def _absent_slices_logged_once() -> None:
+    """One line names each slice that is not there, however many scrapes there were."""
+    scrape()
+    for name in SLICES:
+        lines = [line for line in _log() if "msg=" in line and f"slice={name}" in line]
+        assert len(lines) == 1, f"{name}: {lines} of {_log()}"
+
+
+def _log() -> list[str]:
+    """The lines the exporter logged; the journal takes them in before it answers."""
+    subprocess.run(["journalctl", "--sync"], check=True)
+    journal = ["journalctl", "--no-pager", "--output=cat", f"--unit={UNIT}"]
+    return subprocess.check_output(journal, text=True).splitlines()
+
+
+def _user_seconds() -> float:
+    words = (QUOTA.folder / "cpu.stat").read_text().split()
     return int(words[words.index("user_usec") + 1]) / 1e6

@@ -12,7 +12,6 @@ from .report import Report
 from .scene import scene, settled_window, show_log
 from .workers import FROZEN
 
-MOUNT = Path("/sys/fs/cgroup")
 CHECKS = (
     identity.exporter_is_unprivileged,
     identity.workers_found,
@@ -47,6 +46,10 @@ ACTS = (
     act.restarted_worker_goes_on,
     act.stopped_worker_is_gone,
     act.new_worker_is_found,
+    act.thawed_worker_is_not_frozen,
+    act.changed_limits_show,
+    act.lifted_limits_go,
+    act.late_accounting_shows,
     act.demo_as_root,
     act.demo_as_user,
 )
@@ -57,7 +60,7 @@ def main(results: Path) -> None:
     report = Report(results / "checks.json")
     with scene(report):
         subprocess.run(["systemctl", "freeze", FROZEN.unit], check=True)
-        window = settled_window(MOUNT)
+        window = settled_window()
         (results / "scrape.prom").write_text(window.scrape.text)
         for check in CHECKS:
             report.run(check.__name__, partial(check, window))

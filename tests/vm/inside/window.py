@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from .readings import Reading, Source, read
 from .scraped import Scrape, scrape
@@ -11,12 +10,8 @@ from .workers import Worker
 
 @dataclass(frozen=True)
 class Window:
-    """One scrape, and for each worker the readings `before` and `after` it.
+    """One scrape, and for each worker the readings `before` and `after` it."""
 
-    `mount` is where cgroup2 is mounted.
-    """
-
-    mount: Path
     before: dict[Worker, Reading]
     scrape: Scrape
     after: dict[Worker, Reading]
@@ -56,8 +51,8 @@ class Window:
         return compared
 
 
-def look(workers: tuple[Worker, ...], mount: Path) -> Window:
+def look(workers: tuple[Worker, ...]) -> Window:
     """Read, scrape, read again."""
-    before = read(workers, mount)
+    before = read(workers)
     answer = scrape()
-    return Window(mount, before, answer, read(workers, mount))
+    return Window(before, answer, read(workers))

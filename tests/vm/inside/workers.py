@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+HYBRID_MOUNT = Path("/sys/fs/cgroup/unified")
+MOUNT = HYBRID_MOUNT if HYBRID_MOUNT.is_mount() else Path("/sys/fs/cgroup")
 PROGRAMS = Path(__file__).with_name("programs.py")
 USER = "alice"
 UID = 1000
@@ -39,6 +41,11 @@ class Worker:
     def labels(self) -> dict[str, str]:
         """What names the worker in every sample."""
         return {"service": self.service, "instance": self.instance}
+
+    @property
+    def folder(self) -> Path:
+        """The directory of its cgroup."""
+        return MOUNT / self.cgroup
 
     @property
     def shown(self) -> str:

@@ -1,0 +1,1 @@
+"""What a scrape costs, measured on real cgroups: see docs/benchmarks.md."""

@@ -1,0 +1,70 @@
+"""What the exporter answers on a fixture tree, the same on every machine and at every time."""
+
+import os
+import re
+from itertools import groupby
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.trees import build
+from worker_exporter.cli import parse
+from worker_exporter.scrape import Scraper, Settings
+
+HERE = Path(__file__).parent
+NAMES = sorted(path.stem for path in HERE.glob("*.tree"))
+SECONDS_BETWEEN = 10.0
+UID = 1000
+
+_VOLATILE = re.compile(rb"(?m)^((?:process_\w+|worker_exporter_\w+_seconds)(?:\{.*\})?) .*$")
+_VERSIONS = re.compile(rb'(version|python)="[^"]*"')
+
+
+def answers(name: str, root: Path) -> dict[str, bytes]:
+    """The answers in both formats, by the suffix of their golden file, on the tree `name`.
+
+    The tree is built in the empty directory `root`. What differs from one run to the next is "~".
+    """
+    with (
+        patch("time.monotonic", return_value=1000.0) as clock,
+        patch("os.getuid", return_value=UID),
+    ):
+        build((HERE / f"{name}.tree").read_text(), root)
+        scraper = Scraper(_settings(name, root))
+        try:
+            snapshot = scraper.scrape(scraper.names)
+            then = HERE / f"{name}.then"
+            if then.exists():
+                build(then.read_text(), root)
+                clock.return_value += SECONDS_BETWEEN
+                snapshot = scraper.scrape(scraper.names)
+            return {".prom": _steady(snapshot.text()), ".om": _steady(snapshot.openmetrics())}
+        finally:
+            scraper.close()
+
+
+def _settings(name: str, root: Path) -> Settings:
+    places = [
+        f"--path.cgroupfs={root / 'cgroupfs'}",
+        f"--path.procfs={root / 'proc'}",
+        f"--path.sysfs={root / 'sys'}",
+    ]
+    flags = (HERE / f"{name}.args").read_text().split()
+    parsed = parse([*places, *flags, "once"])
+    assert parsed is not None
+    return parsed.settings
+
+
+def _steady(answer: bytes) -> bytes:
+    """`answer` with what varies marked, and the samples of each family in one order."""
+    answer = _VERSIONS.sub(rb'\1="~"', _VOLATILE.sub(rb"\1 ~", answer))
+    families = groupby(answer.splitlines(keepends=True), lambda line: line.startswith(b"#"))
+    return b"".join(b"".join(lines if said else sorted(lines)) for said, lines in families)
+
+
+def renew(root: Path) -> None:
+    """Write all golden files, building the trees below the empty directory `root`."""
+    for name in NAMES:
+        place = root / name
+        os.mkdir(place)
+        for suffix, answer in answers(name, place).items():
+            (HERE / f"{name}{suffix}").write_bytes(answer)
