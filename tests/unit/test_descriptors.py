@@ -86,6 +86,13 @@ def test_to_long_and_back_with_the_same_content(
         assert changed(reads) == {"a": b"x" * size}
 
 
+def test_a_long_file_before_another_in_one_pass_cuts_neither(
+    reads: Reads[str], tmp_path: Path
+) -> None:
+    add(reads, tmp_path, a=b"x" * 600, b=b"y" * 5000)
+    assert changed(reads) == {"a": b"x" * 600, "b": b"y" * 5000}
+
+
 def test_files_that_are_not_there_are_said_at_once(reads: Reads[str]) -> None:
     with pytest.raises(FileNotFoundError):
         reads.add("none")

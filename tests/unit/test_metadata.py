@@ -18,6 +18,8 @@ from worker_exporter.cgroup.metadata import (
     read_metadata,
 )
 
+PORTS = {str(port) for port in range(1, 65536)}
+
 
 @pytest.fixture(params=[10, 0], ids=["kept", "none"])
 def cgroup(request: pytest.FixtureRequest, tmp_path: Path) -> Cgroup:
@@ -80,8 +82,7 @@ def test_what_makes_no_sense_is_left_out_and_counted(
 
 @given(st.one_of(st.text(max_size=8), st.integers(-10, 70_000).map(str)))
 def test_ports(text: str) -> None:
-    expected = text if text in {str(port) for port in range(1, 65536)} else ""
-    assert port_of(text) == expected
+    assert port_of(text) == (text if text in PORTS else "")
 
 
 @given(st.one_of(st.binary(max_size=40), st.text("01 .e+-naif", max_size=20).map(str.encode)))

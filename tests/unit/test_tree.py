@@ -252,3 +252,11 @@ def test_descriptors_of_workers_are_given_back(tmp_path: Path) -> None:
     sight.remove("worker.slice")
     sight.look()
     assert sight.kernel.descriptors.available == before
+
+
+def test_the_outermost_worker_counts_whichever_root_found_it(tmp_path: Path) -> None:
+    patterns = (re.compile(r"(?P<service>worker)\.(?P<instance>slice)"),)
+    sight = see(tmp_path, replace(SCOPE, patterns=patterns))
+    sight.make("worker.slice/llm@1.service")
+    sight.look()
+    assert sight.names == ["worker/slice"]
