@@ -53,20 +53,26 @@ def kept_files(pid: int, slice_name: str) -> list[str]:
 
 
 def read_files(kept: Iterable[str], directories: Iterable[str]) -> list[str]:
-    """All files an exporter reads, from those it keeps: the same of every worker.
+    """All files an exporter reads, from those it keeps: the same of every worker and slice.
 
     With enough descriptors these are the kept ones; without, the rest is opened at every scrape.
+    The statm files are the last to be opened, so that none may be kept though all are read: they
+    are wherever no worker has memory.stat.
     """
-    kept, workers = set(kept), set(directories)
-    names = {os.path.basename(path) for path in kept if os.path.dirname(path) in workers}
-    statm = any(map(_STATM.fullmatch, kept))
-    found = set(kept)
-    for worker in workers:
-        found.add(f"{worker}/")
-        found.update(f"{worker}/{name}" for name in names if os.path.exists(f"{worker}/{name}"))
-        if statm:
-            found.update(f"/proc/{pid}/statm" for pid in _pids(worker))
+    found, workers = set(kept), set(directories)
+    names = _names(found, workers)
+    found.update(f"{worker}/" for worker in workers)
+    for cgroups in (workers, set(map(os.path.dirname, workers))):
+        paths = (f"{cgroup}/{name}" for name in _names(found, cgroups) for cgroup in cgroups)
+        found.update(path for path in paths if os.path.isfile(path))
+    if "memory.stat" not in names:
+        found.update(f"/proc/{pid}/statm" for worker in workers for pid in _pids(worker))
     return sorted(found)
+
+
+def _names(paths: Iterable[str], cgroups: set[str]) -> set[str]:
+    """The names of the files among `paths` that lie right in one of `cgroups`."""
+    return {os.path.basename(path) for path in paths if os.path.dirname(path) in cgroups}
 
 
 def _pids(worker: str) -> list[str]:

@@ -45,23 +45,25 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What one pass found: of each family that has samples, its column and their text."""
+    """What one pass found: of each family that has samples its column and their text, and how it
+    went.
+    """
 
-    workers: int
     families: tuple[tuple[Column, bytes], ...]
+    report: Report
     own: OwnMetrics
 
     def text(self) -> bytes:
         """The whole answer in Prometheus text 0.0.4."""
         parts = [part for column, lines in self.families for part in (column.text_header, lines)]
-        return b"".join([*parts, self.own.text()])
+        return b"".join([*parts, self.own.text(self.report)])
 
     def openmetrics(self) -> bytes:
         """The whole answer in OpenMetrics 1.0."""
         parts = [
             part for column, lines in self.families for part in (column.openmetrics_header, lines)
         ]
-        return b"".join([*parts, self.own.openmetrics()])
+        return b"".join([*parts, self.own.openmetrics(self.report)])
 
 
 class Scraper:
@@ -106,7 +108,7 @@ class Scraper:
             for column in self._collectors[name].columns.values()
             if len(column)
         )
-        self._own.report = Report(
+        report = Report(
             workers=len(self._tree.workers),
             duplicates=self._tree.duplicates,
             dropped=self._tree.dropped,
@@ -116,7 +118,7 @@ class Scraper:
             collector_success=success,
             read_errors=dict(self._kernel.faults.errors),
         )
-        return Snapshot(len(self._tree.workers), families, self._own)
+        return Snapshot(families, report, self._own)
 
     def close(self) -> None:
         """Give all descriptors back."""

@@ -26,15 +26,13 @@ REPORT = Report(
 
 @pytest.fixture
 def own() -> OwnMetrics:
-    metrics = OwnMetrics()
-    metrics.report = REPORT
-    return metrics
+    return OwnMetrics()
 
 
 def figures(own: OwnMetrics) -> dict[tuple[str, ...], float]:
     return {
         (sample.name, *sample.labels.values()): sample.value
-        for family in read_openmetrics(own.openmetrics().decode())
+        for family in read_openmetrics(own.openmetrics(REPORT).decode())
         for sample in family.samples
     }
 
@@ -54,27 +52,31 @@ def test_the_report_is_told(own: OwnMetrics) -> None:
 
 
 def test_the_version_is_told(own: OwnMetrics) -> None:
-    [build] = [each for each in read_text(own.text().decode()) if each.name.endswith("build_info")]
+    [build] = [
+        each for each in read_text(own.text(REPORT).decode()) if each.name.endswith("build_info")
+    ]
     [sample] = build.samples
     assert sample.labels["version"] == __version__
     assert sample.value == 1
 
 
 def test_both_formats_say_the_same(own: OwnMetrics) -> None:
-    names = {sample.name for family in read_text(own.text().decode()) for sample in family.samples}
+    names = {
+        sample.name for family in read_text(own.text(REPORT).decode()) for sample in family.samples
+    }
     assert names == {name for name, *_ in figures(own)}
 
 
 def test_one_end_and_no_creation_times(own: OwnMetrics) -> None:
-    answer = own.openmetrics()
+    answer = own.openmetrics(REPORT)
     assert answer.endswith(b"# EOF\n")
     assert answer.count(b"# EOF") == 1
-    assert b"_created" not in answer + own.text()
-    assert b"# EOF" not in own.text()
+    assert b"_created" not in answer + own.text(REPORT)
+    assert b"# EOF" not in own.text(REPORT)
 
 
 def test_no_family_is_in_both_halves(own: OwnMetrics) -> None:
-    said = {family.name for family in read_openmetrics(own.openmetrics().decode())}
+    said = {family.name for family in read_openmetrics(own.openmetrics(REPORT).decode())}
     of_columns = {row.stem for row in FAMILIES if row.collector != EXPORTER}
     assert said.isdisjoint(of_columns)
     assert {row.stem for row in families_of(EXPORTER)} <= said

@@ -15,6 +15,9 @@ _STAT_FAMILIES = (
     "worker_cpu_pct",
 )
 
+_USEC_PER_PERCENT = 1e4
+"""Microseconds of CPU time in a second of 1 % use."""
+
 
 @register("cpu", "CPU time, throttling and limits")
 class CpuCollector(WorkerCollector):
@@ -47,14 +50,14 @@ class CpuCollector(WorkerCollector):
         self._used = {}
         self._stat.collect()
         for worker, rate in self._rates.look(now.monotonic, self._used):
-            self._pct.put(worker, two_decimals(100 * rate))
+            self._pct.put(worker, two_decimals(rate))
         self._collect_limits()
 
     def _take_stat(self, worker: Worker, data: bytes) -> None:
         stat = parse.flat_keyed(data)
         self._seconds.put(worker, _seconds(stat, b"user_usec"), _seconds(stat, b"system_usec"))
         if b"usage_usec" in stat:
-            self._used[worker] = int(stat[b"usage_usec"]) / 1e6
+            self._used[worker] = int(stat[b"usage_usec"]) / _USEC_PER_PERCENT
         if b"nr_periods" in stat:
             self._periods.put(worker, stat[b"nr_periods"])
             self._throttled.put(worker, stat.get(b"nr_throttled"))

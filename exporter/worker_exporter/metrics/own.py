@@ -49,22 +49,24 @@ class OwnMetrics(Collector):
     """The registry of the exporter's own metrics, with process_* beside them."""
 
     def __init__(self) -> None:
-        self.report = Report()
+        self._report = Report()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._registry.register(ProcessMetrics())
 
-    def text(self) -> bytes:
-        """All of them in text 0.0.4."""
+    def text(self, report: Report) -> bytes:
+        """All of them in text 0.0.4, after the pass that `report` tells of."""
+        self._report = report
         return bytes(generate_latest(self._registry))
 
-    def openmetrics(self) -> bytes:
-        """All of them in OpenMetrics 1.0, with the closing "# EOF"."""
+    def openmetrics(self, report: Report) -> bytes:
+        """As text, in OpenMetrics 1.0 with the closing "# EOF"."""
+        self._report = report
         return bytes(generate_openmetrics(self._registry))  # type: ignore[no-untyped-call]
 
     def collect(self) -> Iterator[Metric]:
         """The families of the last report, for prometheus_client."""
-        samples = self.report.samples()
+        samples = self._report.samples()
         for family in families_of(EXPORTER):
             yield _metric(family, samples[family.name])
 
