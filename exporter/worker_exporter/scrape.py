@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from worker_exporter import log
 from worker_exporter.cgroup.controllers import EnabledControllers
 from worker_exporter.cgroup.descriptors import Descriptors
+from worker_exporter.cgroup.events import Events
 from worker_exporter.cgroup.files import Faults, Kernel
 from worker_exporter.cgroup.mount import Mount, find_mount, given_mount
 from worker_exporter.cgroup.processes import Processes
@@ -81,7 +82,12 @@ class Scraper:
         )
         self._tree = Tree(mount, scope, self._kernel)
         self._controllers = EnabledControllers(mount, self._kernel)
-        self._host = Host(self._kernel, Processes(self._kernel), settings.time_constant)
+        self._host = Host(
+            self._kernel,
+            Events(self._kernel),
+            Processes(self._kernel),
+            settings.time_constant,
+        )
         self._collectors: dict[str, Collector] = {
             name: REGISTRY[name].make(self._host)
             for name in dict.fromkeys(family.collector for family in FAMILIES)
@@ -101,6 +107,7 @@ class Scraper:
             success[name] = self._collect(name, now)
             seconds[name] = time.perf_counter() - start
         self._leave_out_vanished()
+        self._say_foreign()
         families = tuple(
             (column, column.samples())
             for name in seconds
@@ -129,23 +136,29 @@ class Scraper:
     def _find_workers(self) -> None:
         self._host.begin()
         self._kernel.faults.clear()
+        self._host.events.refresh()
+        self._leave_out_vanished()
         gone, appeared = self._tree.refresh()
         for worker in gone:
             self._remove(worker)
         for worker in appeared:
             self._add(worker)
+        if appeared:
+            self._host.events.refresh()
         for worker in self._controllers.changed():
             for collector in self._collectors.values():
                 collector.look_again(worker)
 
     def _add(self, worker: Worker) -> None:
         self._controllers.add(worker)
+        self._host.events.add(worker)
         self._host.processes.add(worker)
         for collector in self._collectors.values():
             collector.add(worker)
 
     def _remove(self, worker: Worker) -> None:
         self._controllers.remove(worker)
+        self._host.events.remove(worker)
         self._host.processes.remove(worker)
         for collector in self._collectors.values():
             collector.remove(worker)
@@ -170,10 +183,14 @@ class Scraper:
             fresh.add(worker)
 
     def _leave_out_vanished(self) -> None:
-        """A worker that vanished in mid-scrape is left out whole."""
-        for worker in [each for each in self._kernel.faults.vanished if isinstance(each, Worker)]:
+        """A worker that vanished is left out whole, also one that did in mid-scrape."""
+        vanished = self._kernel.faults.vanished
+        for worker in [each for each in vanished if isinstance(each, Worker)]:
+            vanished.discard(worker)
             self._remove(worker)
             self._tree.forget(worker)
+
+    def _say_foreign(self) -> None:
         if self._kernel.faults.foreign_processes and not self._said_foreign:
             self._said_foreign = True
             log.warn(f"cgroups hold processes of another PID namespace; {_ADVICE}")

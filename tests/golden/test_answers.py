@@ -5,12 +5,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bench.client import ACCEPT as PROMETHEUS_ACCEPT
 
 from tests.golden.answers import HERE, NAMES, answers
 from tests.parsers import read_openmetrics, read_text
 from tests.tools import require
+from worker_exporter.web.negotiation import Format, choose_format
 
 FORMATS = {".prom": read_text, ".om": read_openmetrics}
+
+
+def test_prometheus_gets_the_openmetrics_one() -> None:
+    assert choose_format(PROMETHEUS_ACCEPT) is Format.OPENMETRICS
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -60,6 +60,20 @@ def given_mount(path: str) -> Mount:
     return Mount(path)
 
 
+def is_kernels(path: str) -> bool:
+    """Whether the directory `path` is in a mounted cgroup2, not in a copy of one.
+
+    Only the kernel's own tells by link counts and errors what happened to a cgroup.
+    """
+    try:
+        device = os.stat(path).st_dev
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            mounted = [line.split(" ", 3)[2] for line in lines if " - cgroup2 " in line]
+    except OSError:
+        return False
+    return f"{os.major(device)}:{os.minor(device)}" in mounted
+
+
 def parse_mountinfo(lines: Iterable[str]) -> list[Mount]:
     """The cgroup2 mounts among the lines of a mountinfo file, see proc_pid_mountinfo(5).
 

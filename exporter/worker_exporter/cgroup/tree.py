@@ -15,7 +15,7 @@ from worker_exporter.cgroup.identity import (
     may_hold_workers,
     slice_path,
 )
-from worker_exporter.cgroup.mount import Mount
+from worker_exporter.cgroup.mount import Mount, is_kernels
 
 
 @dataclass(eq=False, slots=True)
@@ -117,10 +117,16 @@ class Tree:
         self._directories: dict[_Root, _Directory] = {}
         self._fixed_roots = _fixed_roots(scope, os.getuid())
         self._stale = False
+        self._links_tell = is_kernels(mount.path)
+        self._all_served = True
+        self._doubted: set[str] = set()
         self._said_missing: set[str] = set()
 
     def refresh(self) -> tuple[list[Worker], list[Worker]]:
-        """Look again: the workers that are gone, and those that appeared, since the last look."""
+        """Look again: the workers that are gone, and those that appeared, since the last look.
+
+        Workers that vanished meanwhile must have been forgotten before.
+        """
         roots = [*self._fixed_roots, *self._user_roots(), *_pattern_roots(self._scope)]
         directories = {
             root: self._directories.get(root) or _Directory(root.path, root) for root in roots
@@ -128,7 +134,8 @@ class Tree:
         changed = directories.keys() != self._directories.keys()
         self._directories = directories
         for directory in directories.values():
-            changed |= self._look(directory)
+            changed |= self._look(directory, self._status(directory.path))
+        self._doubted.clear()
         self._say_missing_slices()
         if not changed and not self._stale:
             return [], []
@@ -140,17 +147,49 @@ class Tree:
         if self.workers.get(worker.path) is worker:
             del self.workers[worker.path]
             self._stale = True
+            self._doubted.add(worker.path.rpartition("/")[0])
         worker.close(self._kernel.descriptors)
 
-    def _look(self, directory: _Directory) -> bool:
+    def _look(self, directory: _Directory, status: os.stat_result | None) -> bool:
         """Look into `directory` and those below it. Whether anything differs from the last time."""
-        entries = self._list(directory.path)
-        changed = entries != directory.entries
-        if changed:
+        below = {path: self._status(path) for path in directory.below}
+        changed = False
+        if not self._is_same(directory, status, below):
+            entries = self._list(directory.path)
+            changed = entries != directory.entries
             self._sort_out(directory, entries)
-        for child in directory.below.values():
-            changed |= self._look(child)
+        for path, child in directory.below.items():
+            changed |= self._look(child, below.get(path) or self._status(path))
         return changed
+
+    def _is_same(
+        self,
+        directory: _Directory,
+        status: os.stat_result | None,
+        below: dict[str, os.stat_result | None],
+    ) -> bool:
+        """Whether `directory` holds what it held, told without listing it.
+
+        It does if it has as many cgroups as before and each of those before still lives. A worker
+        that does not was forgotten by now; any other cgroup would have to be looked at.
+        """
+        if status is None or not self._links_tell or not self._all_served:
+            return False
+        if directory.path in self._doubted:
+            return False
+        if not status.st_nlink - 2 == len(directory.entries) == len(directory.workers) + len(below):
+            return False
+        inodes = directory.entries
+        return all(
+            child is not None and child.st_ino == inodes[path.rpartition("/")[2]]
+            for path, child in below.items()
+        )
+
+    def _status(self, path: str) -> os.stat_result | None:
+        try:
+            return os.stat(f"{self._mount}/{path}")
+        except OSError:
+            return None
 
     def _list(self, path: str) -> dict[str, int]:
         try:
@@ -202,6 +241,7 @@ class Tree:
             else:
                 taken.add(identity)
                 chosen[path] = inode, identity
+        self._all_served = len(chosen) == len(found)
         return chosen
 
     def _replace(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from worker_exporter.cgroup.events import Events
 from worker_exporter.cgroup.files import InterfaceFile, Kernel
 from worker_exporter.cgroup.limits import UNKNOWN, PathLimit
 from worker_exporter.cgroup.processes import PIDS, Processes
@@ -28,6 +29,7 @@ class Host:
     """
 
     kernel: Kernel
+    events: Events
     processes: Processes
     time_constant: float
     memory_sources: dict[str, int] = field(default_factory=dict)

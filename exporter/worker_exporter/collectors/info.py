@@ -1,6 +1,7 @@
 """What a worker is and whether it lives: cgroup.events, its path, its metadata, its start."""
 
 from worker_exporter.cgroup import parse, procfs
+from worker_exporter.cgroup.events import FILE
 from worker_exporter.cgroup.identity import is_label_value, unit_of
 from worker_exporter.cgroup.metadata import Metadata, port_of, read_metadata
 from worker_exporter.cgroup.processes import PIDS
@@ -23,10 +24,9 @@ class InfoCollector(WorkerCollector):
         self._errors = host.kernel.faults.errors
         self._info = self.columns["worker_info"]
         self._start = self.columns["worker_start_time_seconds"]
-        self._events = self.source(
-            "cgroup.events", ("worker_up", "worker_frozen"), self._take_events
-        )
-        self._up, self._frozen = self._events.columns
+        self._up = self.columns["worker_up"]
+        self._frozen = self.columns["worker_frozen"]
+        self._seen: dict[Worker, bytes | None] = {}
         self._up_since: dict[Worker, float] = {}
         self._populated: set[Worker] = set()
         self._undescribed: set[Worker] = set()
@@ -35,11 +35,13 @@ class InfoCollector(WorkerCollector):
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
         super().add(worker)
+        self._seen[worker] = None
         self._undescribed.add(worker)
 
     def remove(self, worker: Worker) -> None:
         """A worker is gone: none of its samples may stay."""
         super().remove(worker)
+        del self._seen[worker]
         self._populated.discard(worker)
         self._up_since.pop(worker, None)
         self._undescribed.discard(worker)
@@ -47,14 +49,26 @@ class InfoCollector(WorkerCollector):
 
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date."""
-        self._events.collect()
+        self._collect_events()
         for worker in list(self._undescribed):
             self._describe(worker, now.monotonic)
         if self._unstarted:
             self._find_starts(self.host.pids())
 
-    def _take_events(self, worker: Worker, data: bytes) -> None:
-        events = parse.flat_keyed(data)
+    def _collect_events(self) -> None:
+        content = self.host.events.content
+        for worker, seen in self._seen.items():
+            if content[worker] is not seen:
+                self._seen[worker] = content[worker]
+                self._take_events(worker, content[worker])
+
+    def _take_events(self, worker: Worker, data: bytes | None) -> None:
+        try:
+            events = {} if data is None else parse.flat_keyed(data)
+        except ValueError:
+            self._errors[FILE] += 1
+            self._seen[worker] = None  # so that the next pass counts it too
+            events = {}
         self._up.put(worker, events.get(b"populated"))
         self._frozen.put(worker, events.get(b"frozen"))
         if events.get(b"populated") == b"1":

@@ -176,4 +176,5 @@ def _minor_faults(stat: dict[bytes, bytes]) -> bytes | None:
     """The faults that no disk was needed for: pgfault counts the major ones too."""
     if b"pgfault" not in stat or b"pgmajfault" not in stat:
         return None
-    return b"%d" % (int(stat[b"pgfault"]) - int(stat[b"pgmajfault"]))
+    minor = int(stat[b"pgfault"]) - int(stat[b"pgmajfault"])
+    return b"%d" % minor if minor >= 0 else None
