@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test check test-vm bench soak golden docs lock format wheel clean
+.PHONY: help demo test check test-vm test-lowest bench soak golden docs lock format wheel clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 
 demo: $(VENV)/.run ## launch a few workers and watch them on /metrics
 	@$(BIN)/worker-sidecar demo
@@ -24,6 +24,13 @@ check: $(VENV)/.dev ## lint, format, types, import layers
 
 test-vm: $(VENV)/.dev ## the exporter against a booted Debian with systemd (needs QEMU, mmdebstrap)
 	$(BIN)/python -m pytest tests/vm
+
+test-lowest: $(VENV)/.run ## unit and golden tests with the oldest libraries that pyproject.toml allows
+	$(PIP) uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable .
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python pytest hypothesis requests
+	build/lowest/bin/python -m pytest tests/unit tests/golden
 
 bench: $(VENV)/.dev ## cost of a scrape against the kernel's own
 	$(BIN)/python -m bench.scrape
