@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench.client import ACCEPT as PROMETHEUS_ACCEPT
 
-from tests.golden.answers import HERE, NAMES, answers
+from tests.golden.answers import HERE, NAMES, answers, raw_answers
 from tests.parsers import read_openmetrics, read_text
 from tests.tools import require
 from worker_exporter.web.negotiation import Format, choose_format
@@ -79,3 +79,17 @@ def test_one_worker_with_everything_stays_within_its_series() -> None:
         if 'service="llm",instance="8080"' in line and 'device="dm-0"' not in line
     ]
     assert 40 < len(of_worker) <= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workers_come_in_one_order_in_all_families(name: str, tmp_path: Path) -> None:
+    order: dict[str, list[str]] = {}
+    for line in raw_answers(name, tmp_path)[".om"].decode().splitlines():
+        worker = re.match(r'(\w+)\{(service="[^"]*",instance="[^"]*")', line)
+        if worker and worker[2] not in order.setdefault(worker[1], []):
+            order[worker[1]].append(worker[2])
+    everybody = order["worker_info"]
+    # What a launcher dated comes before what had to be looked up.
+    del order["worker_start_time_seconds"]
+    for family, workers in order.items():
+        assert workers == [each for each in everybody if each in workers], family

@@ -5,12 +5,11 @@ import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from tests.parsers import read_openmetrics
-from tests.support import CannotMakeCgroupsError, end, join, made_slice, remove_cgroup
+from tests.support import end, join, remove_cgroup
 from tests.tools import missing
 
 from worker_exporter.collectors.base import Collector, Moment
@@ -65,17 +64,6 @@ class Process:
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """The slice of the test, at the root of this host's cgroup2."""
-    with ExitStack() as stack:
-        try:
-            directory = stack.enter_context(made_slice(SLICE))
-        except CannotMakeCgroupsError as error:
-            missing(str(error))
-        yield Path(directory)
 
 
 @pytest.fixture

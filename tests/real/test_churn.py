@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,28 +12,15 @@ import requests
 from prometheus_client.metrics_core import Metric
 from tests.parsers import read_openmetrics
 from tests.support import (
-    CannotMakeCgroupsError,
     RunningExporter,
-    made_slice,
     running_exporter,
 )
-from tests.tools import missing
 
 SECONDS = float(os.environ.get("CHURN_SECONDS", "30"))
 RATE = 200
 ALIVE = 20
 ACCEPT = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"
 SLICE = f"churntest{os.getpid()}.slice"
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with ExitStack() as stack:
-        try:
-            directory = stack.enter_context(made_slice(SLICE))
-        except CannotMakeCgroupsError as error:
-            missing(str(error))
-        yield Path(directory)
 
 
 @pytest.fixture

@@ -5,13 +5,11 @@ found must find what one that has just started finds.
 import os
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from tests.support import CannotMakeCgroupsError, made_slice, remove_cgroup
-from tests.tools import missing
+from tests.support import remove_cgroup
 
 from worker_exporter.scrape import Scraper, Settings
 
@@ -34,16 +32,6 @@ PLACES = (
     "batch/7",
     "batch/8",
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with ExitStack() as stack:
-        try:
-            directory = stack.enter_context(made_slice(SLICE))
-        except CannotMakeCgroupsError as error:
-            missing(str(error))
-        yield Path(directory)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class ResidentMemory:
         self._seen: dict[Worker, PIDS | None] = {}
         self._processes: dict[Worker, dict[int, _Process]] = {}
         self._bytes: dict[_Process, int | None] = {}
-        self._unsettled: set[Worker] = set()
+        self._unsettled: dict[Worker, None] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -52,27 +52,27 @@ class ResidentMemory:
         """Follow the processes of `worker` from now on."""
         self._seen[worker] = None
         self._processes[worker] = {}
-        self._unsettled.add(worker)
+        self._unsettled[worker] = None
 
     def remove(self, worker: Worker) -> None:
         """Follow the processes of `worker` no more."""
         for process in list(self._processes.pop(worker, {}).values()):
             self._drop(process)
         self._seen.pop(worker, None)
-        self._unsettled.discard(worker)
+        self._unsettled.pop(worker, None)
 
     def changed(self, pids: dict[Worker, PIDS | None]) -> Iterator[tuple[Worker, int | None]]:
         """Each worker whose sum changed since the last pass, in bytes; None: it cannot be told."""
         moved = self._unsettled | {
-            worker for worker, seen in self._seen.items() if pids[worker] is not seen
+            worker: None for worker, seen in self._seen.items() if pids[worker] is not seen
         }
-        self._unsettled = set()
+        self._unsettled = {}
         for worker in moved:
             self._seen[worker] = pids[worker]
             self._follow(worker, pids[worker] or ())
         for process, data in list(self._reads.changed()):
             self._take(process, data)
-            moved.add(process.worker)
+            moved[process.worker] = None
         for worker in moved:
             yield worker, self._sum(worker)
 
@@ -93,7 +93,7 @@ class ResidentMemory:
         try:
             self._reads.add(process)
         except OSError as error:
-            self._unsettled.add(worker)
+            self._unsettled[worker] = None
             if error.errno not in GONE:
                 self._faults.errors["statm"] += 1
         return process
@@ -112,7 +112,7 @@ class ResidentMemory:
     def _lose(self, process: _Process, error: OSError) -> None:
         """A process that ended holds nothing; one that cannot be read holds nobody knows what."""
         self._reads.discard(process)
-        self._unsettled.add(process.worker)
+        self._unsettled[process.worker] = None
         self._bytes[process] = 0 if error.errno in GONE else None
         if error.errno not in GONE:
             self._faults.errors["statm"] += 1

@@ -1,7 +1,7 @@
 """CPU time, throttling and limits of workers: cpu.stat, cpu.max, cpuset.cpus.effective."""
 
 from worker_exporter.cgroup import parse, procfs
-from worker_exporter.cgroup.limits import UNKNOWN
+from worker_exporter.cgroup.limits import UNKNOWN, PathLimit
 from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
 from worker_exporter.collectors.smoothing import SmoothedRates, two_decimals
@@ -71,11 +71,10 @@ class CpuCollector(WorkerCollector):
         self._used.pop(worker, None)
 
     def _collect_limits(self) -> None:
-        moved = _update(self._quotas, dict(self._quota.changed()))
-        moved |= _update(self._cpusets, dict(self._cpuset.changed()))
+        moved = _update(self._quotas, self._quota) + _update(self._cpusets, self._cpuset)
         if self._cpusets:
             online = _online_cpus(self.host.kernel.sysfs)
-            moved |= self._cpusets.keys() if online != self._online else set()
+            moved += self._cpusets if online != self._online else ()
             self._online = online
         for worker in moved:
             limits = [self._quotas.get(worker), self._cpuset_limit(worker)]
@@ -96,14 +95,15 @@ def _seconds(stat: dict[bytes, bytes], key: bytes) -> bytes | None:
     return None if microseconds is None else parse.seconds(microseconds)
 
 
-def _update(values: dict[Worker, float], changes: dict[Worker, float | None]) -> set[Worker]:
-    """Take `changes` over into `values`; the workers that changed."""
+def _update(values: dict[Worker, float], limit: PathLimit) -> list[Worker]:
+    """Take what changed in `limit` over into `values`; the workers that changed."""
+    changes = dict(limit.changed())
     for worker, value in changes.items():
         if value is None:
             values.pop(worker, None)
         else:
             values[worker] = value
-    return set(changes)
+    return list(changes)
 
 
 def _online_cpus(sysfs: str) -> int | None:

@@ -29,14 +29,14 @@ class InfoCollector(WorkerCollector):
         self._seen: dict[Worker, bytes | None] = {}
         self._up_since: dict[Worker, float] = {}
         self._populated: set[Worker] = set()
-        self._undescribed: set[Worker] = set()
+        self._undescribed: dict[Worker, None] = {}
         self._unstarted: dict[Worker, PIDS | None] = {}
 
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
         super().add(worker)
         self._seen[worker] = None
-        self._undescribed.add(worker)
+        self._undescribed[worker] = None
 
     def remove(self, worker: Worker) -> None:
         """A worker is gone: none of its samples may stay."""
@@ -44,7 +44,7 @@ class InfoCollector(WorkerCollector):
         del self._seen[worker]
         self._populated.discard(worker)
         self._up_since.pop(worker, None)
-        self._undescribed.discard(worker)
+        self._undescribed.pop(worker, None)
         self._unstarted.pop(worker, None)
 
     def collect(self, now: Moment) -> None:
@@ -86,7 +86,7 @@ class InfoCollector(WorkerCollector):
         if worker not in self._start:
             self._unstarted.setdefault(worker, None)
         if metadata.started is not None or monotonic - since >= _SETTLED_SECONDS:
-            self._undescribed.discard(worker)
+            self._undescribed.pop(worker, None)
 
     def _find_starts(self, pids: dict[Worker, PIDS | None]) -> None:
         """The oldest process's start, for workers that no launcher dated; then it stays."""

@@ -61,7 +61,7 @@ class MemoryCollector(WorkerCollector):
         self._summed: set[Worker] = set()
         self._charged: dict[Worker, int] = {}
         self._inactive: dict[Worker, int] = {}
-        self._unset: set[Worker] = set()
+        self._unset: dict[Worker, None] = {}
 
     def add(self, worker: Worker) -> None:
         """A worker appeared: its resident memory is its processes' until memory.stat says it."""
@@ -75,7 +75,7 @@ class MemoryCollector(WorkerCollector):
         self._leave_resident(worker)
         self._charged.pop(worker, None)
         self._inactive.pop(worker, None)
-        self._unset.discard(worker)
+        self._unset.pop(worker, None)
 
     def look_again(self, worker: Worker) -> None:
         """Files of `worker` that were missing may be there now."""
@@ -103,11 +103,11 @@ class MemoryCollector(WorkerCollector):
         charged = parse.number(data)
         self.columns["worker_memory_current_bytes"].put(worker, charged)
         self._charged[worker] = int(charged)
-        self._unset.add(worker)
+        self._unset[worker] = None
 
     def _lose_current(self, worker: Worker) -> None:
         self._charged.pop(worker, None)
-        self._unset.add(worker)
+        self._unset[worker] = None
 
     def _take_stat(self, worker: Worker, data: bytes) -> None:
         self._leave_resident(worker)
@@ -119,7 +119,7 @@ class MemoryCollector(WorkerCollector):
         self.columns[_REFAULTS].put(
             worker, stat.get(b"workingset_refault_anon"), stat.get(b"workingset_refault_file")
         )
-        self._unset.add(worker)
+        self._unset[worker] = None
         if b"inactive_file" in stat:
             self._inactive[worker] = int(stat[b"inactive_file"])
         else:
@@ -127,7 +127,7 @@ class MemoryCollector(WorkerCollector):
 
     def _lose_stat(self, worker: Worker) -> None:
         self._inactive.pop(worker, None)
-        self._unset.add(worker)
+        self._unset[worker] = None
         if worker not in self._stat.file:
             # Told anew even where it was followed already: the column has just lost it.
             self._resident.remove(worker)
