@@ -11,7 +11,7 @@ from tests.trees import kernel
 
 from worker_exporter.cgroup.files import Kernel
 from worker_exporter.cgroup.mount import Mount
-from worker_exporter.cgroup.tree import Scope, Tree
+from worker_exporter.cgroup.tree import MAX_DEPTH, Scope, Tree
 
 SCOPE = Scope(("worker.slice",))
 LLM = "worker.slice/worker-llm.slice"
@@ -187,6 +187,30 @@ def test_patterns_point_outside_the_slices_and_come_first_inside(tmp_path: Path)
     sight.make("slurm/job_7/step_0", "slurm/other", "worker.slice/7-x.service", "job_8")
     sight.look()
     assert sight.names == ["x/7", "job/7"]
+
+
+def test_who_nests_without_end_costs_nobody_a_scrape(tmp_path: Path) -> None:
+    scope = replace(SCOPE, patterns=(re.compile(r"(?P<service>job)/(?P<instance>\d+)"),))
+    sight = see(tmp_path, scope)
+    sight.make("job/1", LLM + "/worker-llm@8080.service")
+    deep = [sight.root / "/".join("d" * depth) for depth in range(1, 1100)]
+    for directory in deep:
+        directory.mkdir()
+    try:
+        sight.look()
+        assert sight.names == ["llm/8080", "job/1"]
+    finally:
+        for directory in reversed(deep):  # pytest's own removal would not end either
+            directory.rmdir()
+
+
+def test_the_search_goes_as_deep_as_it_says(tmp_path: Path) -> None:
+    sight = see(tmp_path)
+    slices = ["a.slice"] * (MAX_DEPTH - 1)
+    sight.make("/".join(["worker.slice", *slices, "in-1.scope"]))
+    sight.make("/".join(["worker.slice", *slices, "a.slice", "out-1.scope"]))
+    sight.look()
+    assert sight.names == ["in/1"]
 
 
 def test_a_pattern_may_name_cgroups_right_below_the_root(tmp_path: Path) -> None:

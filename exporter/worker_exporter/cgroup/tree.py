@@ -17,6 +17,11 @@ from worker_exporter.cgroup.identity import (
 )
 from worker_exporter.cgroup.mount import Mount, is_kernels
 
+MAX_DEPTH = 32
+"""How many levels below a slice, or a pattern's directory, are searched: whoever has a delegated
+cgroup can nest without end.
+"""
+
 
 @dataclass(eq=False, slots=True)
 class Ancestor(Cgroup):
@@ -75,10 +80,11 @@ class _Root:
         return Identity(identity.service + self.suffix, identity.instance)
 
     def leads_to_workers(self, path: str) -> bool:
-        return self.stem is None or may_hold_workers(self._below(path))
+        parts = self._below(path)
+        return len(parts) < MAX_DEPTH and (self.stem is None or may_hold_workers(parts))
 
     def _below(self, path: str) -> tuple[str, ...]:
-        return tuple(path[len(self.path) + 1 :].split("/"))
+        return tuple(path.removeprefix(f"{self.path}/").split("/"))
 
 
 @dataclass(slots=True)

@@ -40,11 +40,6 @@ class Family:
         last = self.stem.rpartition("_")[2]
         return last if last in ("seconds", "bytes", "cores") else ""
 
-    @property
-    def of_workers(self) -> bool:
-        """Whether its samples carry `service` and `instance`."""
-        return not self.name.startswith(("worker_node_", "worker_exporter_"))
-
 
 _INFO = (
     Family(
