@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 from tests.tools import missing
 
+from worker_exporter.cgroup.mount import Mount
 from worker_exporter.errors import UserError
 from worker_sidecar.demo import run as demo
-from worker_sidecar.launch.best import best_launcher
+from worker_sidecar.errors import InputError
+from worker_sidecar.launch import best
 from worker_sidecar.launch.launcher import Launcher, WorkerSpec
+from worker_sidecar.launch.site import Site
 
 SLICE = f"demo_test{os.getpid()}.slice"
 WORKERS = {
@@ -34,14 +37,21 @@ WORKERS = {
 @pytest.fixture
 def launcher(tmp_path: Path) -> Iterator[Launcher]:
     """The launcher the demo will take, to look at what it does; at the end nothing may be left."""
-    choice = best_launcher(SLICE, str(tmp_path / "log"))
-    if choice.launcher is None:
+    site = demo.site_of(SLICE, str(tmp_path))
+    choice = best.choose(site)
+    if not choice.monitored:
         missing(choice.reason)
     try:
         yield choice.launcher
         assert not list(choice.launcher.list())
+        assert not left(site)
     finally:
         choice.launcher.down(grace=0)
+
+
+def left(site: Site) -> list[str]:
+    """The cgroups of the demo that are still there."""
+    return [directory for directory in demo.directories(site) if os.path.exists(directory)]
 
 
 class Running:
@@ -142,7 +152,7 @@ def test_it_shows_moving_figures_and_leaves_nothing(
     assert rss["idle", "main"][1] == "MiB"
     assert float(rss["idle", "main"][0]) < 30, demo_run.said
     assert demo_run.said.endswith("every cgroup of the demo removed.\n")
-    assert not os.path.exists(launcher.directory)
+    assert not left(demo.site_of(SLICE, ""))
 
 
 def test_the_exporter_it_starts_is_real(launcher: Launcher, running: list[Running]) -> None:
@@ -160,7 +170,7 @@ def test_the_exporter_it_starts_is_real(launcher: Launcher, running: list[Runnin
 
     demo_run.process.send_signal(signal.SIGTERM)
     assert demo_run.end() == 0, demo_run.said
-    assert not os.path.exists(launcher.directory)
+    assert not left(demo.site_of(SLICE, ""))
     assert not is_there(exporter)
 
 
@@ -171,7 +181,7 @@ def test_ctrl_c_twice_still_cleans_up(launcher: Launcher, running: list[Running]
     demo_run.process.send_signal(signal.SIGINT)
     assert demo_run.end() == 0, demo_run.said
     assert "Traceback" not in demo_run.said
-    assert not os.path.exists(launcher.directory)
+    assert not left(demo.site_of(SLICE, ""))
 
 
 def test_after_sigkill_the_next_one_cleans_up_first(
@@ -183,13 +193,13 @@ def test_after_sigkill_the_next_one_cleans_up_first(
     killed.process.kill()
     killed.process.wait()
     wait_gone(exporter)  # it follows the demo into death
-    left = {(worker.service, worker.instance) for worker in launcher.list() if worker.running}
-    assert left == WORKERS
+    remaining = {(worker.service, worker.instance) for worker in launcher.list() if worker.alive}
+    assert remaining == WORKERS
 
     running.append(again := Running("--duration=1"))
     assert again.end() == 0, again.said
     assert "Removed 5 workers that an earlier demo left behind." in again.said
-    assert not os.path.exists(launcher.directory)
+    assert not left(demo.site_of(SLICE, ""))
 
 
 def test_a_reader_that_goes_away_ends_the_demo(launcher: Launcher, running: list[Running]) -> None:
@@ -197,8 +207,8 @@ def test_a_reader_that_goes_away_ends_the_demo(launcher: Launcher, running: list
     demo_run.until("^trainer")
     assert demo_run.process.stdout is not None
     demo_run.process.stdout.close()
-    assert demo_run.process.wait(60) == 1
-    assert not os.path.exists(launcher.directory)
+    assert demo_run.process.wait(60) == 141  # as by SIGPIPE
+    assert not left(demo.site_of(SLICE, ""))
 
 
 def test_a_busy_port_is_said_and_another_taken(launcher: Launcher, running: list[Running]) -> None:
@@ -220,8 +230,8 @@ def test_what_no_demo_started_is_left_alone(launcher: Launcher, running: list[Ru
     [line] = demo_run.said.splitlines()
     assert line.startswith("worker-sidecar: error: ")
     assert "holds processes that no demo started" in line
-    assert [worker.running for worker in launcher.list()] == [True]
-    launcher.stop("llm", "8080", grace=0)
+    assert [worker.alive for worker in launcher.list()] == [True]
+    launcher.down(grace=0)
 
 
 def test_a_second_demo_in_the_same_slice_is_refused(
@@ -232,25 +242,24 @@ def test_a_second_demo_in_the_same_slice_is_refused(
     running.append(second := Running("--duration=1"))
     assert second.end() == 1
     assert "error: a demo already runs in" in second.said
-    assert len([worker for worker in launcher.list() if worker.running]) == len(WORKERS)
+    assert len([worker for worker in launcher.list() if worker.alive]) == len(WORKERS)
     first.process.terminate()
     assert first.end() == 0
 
 
 def test_where_no_cgroup_can_be_made_it_is_simulated_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, for the host's own cgroups must be hidden from it."""
-    (tmp_path / "self").mkdir()
-    (tmp_path / "self/mountinfo").write_text("")
 
-    def without_cgroup2(slice_name: str, log_dir: str) -> object:
-        return best_launcher(slice_name, log_dir, procfs=str(tmp_path))
+    def without_cgroup2() -> Mount:
+        raise UserError("no cgroup2 is mounted, says the test")
 
-    monkeypatch.setattr(demo, "best_launcher", without_cgroup2)
+    monkeypatch.setattr(best, "find_mount", without_cgroup2)
     demo.run(demo.Demo(slice_name=SLICE, port=0, duration=3))
     said = capsys.readouterr().out
-    assert "No cgroup can be made on this host: no cgroup2 is mounted" in said
+    assert "No cgroup can be made on this host: " in said
+    assert "no cgroup2 is mounted, says the test.\n" in said
     assert "SIMULATED workers" in said
     rows = table_rows(said)
     assert {(row[0], row[1]) for row in rows} == {(f"simulated_{s}", i) for s, i in WORKERS}
@@ -266,5 +275,5 @@ def test_where_no_cgroup_can_be_made_it_is_simulated_and_says_so(
 
 
 def test_a_slice_that_is_not_the_demos_own_is_refused() -> None:
-    with pytest.raises(UserError, match="the name must begin with demo"):
+    with pytest.raises(InputError, match="the name must begin with demo"):
         demo.Demo(slice_name="worker.slice")

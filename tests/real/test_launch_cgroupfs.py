@@ -1,97 +1,60 @@
 """The cgroupfs launcher on this host's real cgroup2."""
 
+import json
 import os
-import select
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.tools import missing
-
-from worker_exporter.cgroup.mount import find_mount
-from worker_exporter.errors import UserError
-from worker_sidecar.launch import cgroupfs, shim
-from worker_sidecar.launch.best import best_launcher
-from worker_sidecar.launch.cgroupfs import CgroupfsLauncher
-from worker_sidecar.launch.launcher import (
-    AlreadyRunningError,
-    LaunchError,
-    Limits,
-    NotFoundError,
-    WorkerSpec,
+from tests.real.launch_support import (
+    NOBODY,
+    PYTHON,
+    SLEEP,
+    Fifo,
+    environ_of,
+    open_to_all,
+    pids,
+    real_mount,
+    remove_by_hand,
+    runs,
+    stuck_in_the_kernel,
+    wait_until_empty,
 )
 
+from worker_sidecar.errors import (
+    AlreadyRunningError,
+    CreationFailedError,
+    InputError,
+    KillFailedError,
+    NotFoundError,
+    RefusedError,
+)
+from worker_sidecar.launch import applied, cgroup, shim
+from worker_sidecar.launch.cgroupfs import CgroupfsLauncher, unavailable
+from worker_sidecar.launch.declaration import encode
+from worker_sidecar.launch.launcher import Launcher, Restart, State, WorkerSpec
+from worker_sidecar.launch.limits import IoLimit, Limits
+from worker_sidecar.launch.site import Site
+
 SLICE = f"launchtest{os.getpid()}.slice"
-PYTHON = (sys.executable, "-I", "-S", "-c")
-SLEEP = ("sleep", "1000")
-
-OF_LIBC = 0b11 << 31
-"""Signals 32 and 33: glibc's own. Its posix_spawn, make's way to start us, leaves them ignored."""
 
 
 @pytest.fixture
-def mount() -> str:
-    try:
-        path = find_mount().path
-    except UserError as error:
-        missing(str(error))
-    refused = cgroupfs.unavailable(path, SLICE)
-    if refused:
-        missing(refused)
-    return path
+def site(tmp_path: Path) -> Site:
+    return Site(SLICE, real_mount(), str(tmp_path / "run"), str(tmp_path / "log"))
 
 
 @pytest.fixture
-def launcher(mount: str, tmp_path: Path) -> Iterator[CgroupfsLauncher]:
-    launcher = CgroupfsLauncher(SLICE, mount, str(tmp_path / "log"))
+def launcher(site: Site) -> Iterator[CgroupfsLauncher]:
+    launcher = CgroupfsLauncher(site)
     try:
         yield launcher
     finally:
         remove_by_hand(launcher.directory)
-
-
-def wait_until_empty(directory: str) -> None:
-    """Wait for `populated 0`, by the kernel's own notification."""
-    descriptor = os.open(f"{directory}/cgroup.events", os.O_RDONLY)
-    poll = select.poll()
-    poll.register(descriptor, select.POLLPRI)
-    try:
-        while b"populated 1" in os.pread(descriptor, 4096, 0):
-            assert poll.poll(20_000), f"{directory} does not become empty"
-    finally:
-        os.close(descriptor)
-
-
-def remove_by_hand(directory: str) -> None:
-    """End and remove what a test left, without the launcher, which may be what is broken."""
-    if not os.path.isdir(directory):
-        return
-    Path(directory, "cgroup.kill").write_text("1")
-    wait_until_empty(directory)
-    for path, _, _ in os.walk(directory, topdown=False):
-        os.rmdir(path)
-
-
-class Fifo:
-    """What a worker says, waited for without polling."""
-
-    def __init__(self, path: Path) -> None:
-        os.mkfifo(path)
-        self.path = str(path)
-        self._descriptor = os.open(path, os.O_RDWR)
-
-    def line(self) -> str:
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
-        assert poll.poll(20_000), "the worker said nothing"
-        return os.read(self._descriptor, 65536).decode().strip()
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 @pytest.fixture
@@ -101,88 +64,126 @@ def fifo(tmp_path: Path) -> Iterator[Fifo]:
     fifo.close()
 
 
-def pids(launcher: CgroupfsLauncher, worker: str) -> list[int]:
-    return [
-        int(pid) for pid in Path(launcher.directory, worker, "cgroup.procs").read_text().split()
-    ]
+@pytest.fixture
+def open_path(tmp_path: Path) -> Path:
+    """A directory that every user can reach."""
+    return open_to_all(tmp_path)
 
 
-def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie (nobody may have waited for it yet)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
+def test_it_is_a_launcher(launcher: CgroupfsLauncher) -> None:
+    protocol: Launcher = launcher
+    assert protocol.name == "cgroupfs"
+    assert launcher.list() == []
+    assert not os.path.exists(launcher.directory)
 
 
 def test_a_started_worker_is_its_command_in_its_own_cgroup(launcher: CgroupfsLauncher) -> None:
-    arguments = ("1000", "-n", "$HOME ${PATH} %i", "\n", "ü")
+    arguments = ("1000", "-n", "$HOME ${PATH} %i", "\n", "ü", "--", "--output=x")
     code = "import time; time.sleep(1000)"
-    launched = launcher.start(WorkerSpec("llm", "8080", (*PYTHON, code, *arguments)))
+    spec = WorkerSpec("llm", "8080", (*PYTHON, code, *arguments), env={"GIVEN": "a=b $x\n"})
+    status = launcher.start(spec)
 
-    assert launched.cgroup == f"{SLICE}/llm/8080"
-    assert launched.running
     [pid] = pids(launcher, "llm/8080")
+    assert (status.service, status.instance, status.launcher) == ("llm", "8080", "cgroupfs")
+    assert (status.state, status.pid, status.alive) == (State.RUNNING, pid, True)
+    assert status.cgroup == f"{SLICE}/llm/8080"
+    assert status.declaration == encode(spec)
     cmdline = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     assert cmdline == [*PYTHON, code, *arguments]
     assert f"0::/{SLICE}/llm/8080\n" in Path(f"/proc/{pid}/cgroup").read_text()
-    assert [worker.cgroup for worker in launcher.list()] == [launched.cgroup]
+    assert environ_of(pid)["GIVEN"] == "a=b $x\n"
+    assert launcher.list() == [status]
+    assert launcher.status("llm", "8080") == status
 
-    launcher.stop("llm", "8080")
+    ended = launcher.stop("llm", "8080")
+    assert (ended.service, ended.instance, ended.forced) == ("llm", "8080", False)
     assert not runs(pid)
     assert not os.path.exists(f"{launcher.directory}/llm/8080")
+    assert os.path.exists(f"{launcher.directory}/llm")
     assert launcher.list() == []
 
 
-def test_a_worker_belongs_to_nobody(launcher: CgroupfsLauncher, tmp_path: Path) -> None:
-    """The shim alone, started in this very session: what it starts is not in it."""
-    launcher.start(WorkerSpec("llm", "8080", SLEEP))
-    command = [sys.executable, "-I", "-S", shim.__file__]
-    place = [f"{launcher.directory}/llm/8080", str(tmp_path / "output")]
-    done = subprocess.run([*command, *place, *SLEEP], capture_output=True, text=True, check=True)
-    pid = int(done.stdout)
-    assert pid in pids(launcher, "llm/8080")
-    assert os.getsid(pid) != os.getsid(0)
-    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
-    assert int(parent) != os.getpid()
-
-
 def test_metadata_is_there_before_the_first_instruction(
-    launcher: CgroupfsLauncher, mount: str, fifo: Fifo
+    launcher: CgroupfsLauncher, site: Site, fifo: Fifo
 ) -> None:
     code = f"""if True:
-        import os
+        import json, os
         cgroup = [l[3:-1] for l in open("/proc/self/cgroup") if l.startswith("0::")][0]
-        place = {mount!r} + cgroup
-        said = "|".join(f"{{n}}={{os.getxattr(place, n).decode()}}" for n in os.listxattr(place))
+        place = {site.mount!r} + cgroup
+        said = {{n: os.getxattr(place, n).decode() for n in os.listxattr(place)}}
         with open({fifo.path!r}, "w") as out:
-            out.write(said)
+            out.write(json.dumps(said | {{"pid": str(os.getpid())}}))
     """
     before = time.time()
-    launcher.start(
-        WorkerSpec("llm", "8080", (*PYTHON, code), metadata={"model": "ä 7b", "port": "8080"})
-    )
-    said = dict(item.split("=") for item in fifo.line().split("|"))
-    started = float(said.pop("user.worker.started"))
-    assert said == {"user.worker.model": "ä 7b", "user.worker.port": "8080"}
+    spec = WorkerSpec("llm", "8080", (*PYTHON, code), metadata={"model": "ä 7b", "port": "8080"})
+    status = launcher.start(spec)
+    said = json.loads(fifo.line())
+    started = float(said["user.worker.started"])
     assert before - 0.001 <= started <= time.time()
+    assert status.started == started
+    assert said["user.worker.model"] == "ä 7b"
+    assert said["user.worker.port"] == "8080"
+    assert said["user.worker.declaration"] == encode(spec)
+    assert said["user.worker.main-process"].split()[0] == said["pid"]
+    assert status.metadata == {"model": "ä 7b", "port": "8080"}
 
 
-def test_a_missing_program_is_one_line_and_leaves_no_directory(launcher: CgroupfsLauncher) -> None:
-    with pytest.raises(LaunchError) as caught:
-        launcher.start(WorkerSpec("llm", "8080", ("/no/such/program",)))
-    assert str(caught.value) == "cannot start llm/8080: /no/such/program: No such file or directory"
-    assert not os.path.exists(launcher.directory)
+def test_the_main_process_is_told_from_its_children(launcher: CgroupfsLauncher, fifo: Fifo) -> None:
+    code = f"""if True:
+        import os, time
+        if os.fork() == 0:
+            open({fifo.path!r}, "w").write("ready")
+            time.sleep(1000)
+        os.read(os.open({fifo.path + ".end"!r}, os.O_RDONLY), 1)
+    """
+    os.mkfifo(fifo.path + ".end")
+    status = launcher.start(WorkerSpec("llm", "8080", (*PYTHON, code)))
+    fifo.line()
+    assert status.pid is not None
+    assert launcher.status("llm", "8080").pid == status.pid
+    descriptor = os.pidfd_open(status.pid)
+    Path(fifo.path + ".end").write_text("x")
+    while len(pids(launcher, "llm/8080")) == 2:
+        os.sched_yield()
+    os.close(descriptor)
+    after = launcher.status("llm", "8080")
+    assert (after.state, after.pid) == (State.RUNNING, None)
+
+
+def test_another_process_of_that_pid_is_not_the_main_one(launcher: CgroupfsLauncher) -> None:
+    """PIDs come again; the time of the start does not."""
+    launcher.start(WorkerSpec("llm", "8080", SLEEP))
+    noted = f"{os.getpid()} 1".encode()
+    os.setxattr(f"{launcher.directory}/llm/8080", shim.MAIN_PROCESS, noted)
+    assert launcher.status("llm", "8080").pid is None
 
 
 def test_a_failed_start_leaves_the_other_workers_alone(
     launcher: CgroupfsLauncher, tmp_path: Path
 ) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
     launcher.start(WorkerSpec("llm", "8080", SLEEP))
-    with pytest.raises(LaunchError, match="Permission denied"):
-        launcher.start(WorkerSpec("llm", "8081", (str(tmp_path),)))
+    with pytest.raises(CreationFailedError):
+        launcher.start(WorkerSpec("llm", "8081", (str(script),)))
     assert [worker.instance for worker in launcher.list()] == ["8080"]
+
+
+def test_what_this_launcher_cannot_do_is_refused(launcher: CgroupfsLauncher) -> None:
+    with pytest.raises(RefusedError, match=r"restart: always.*nothing supervises.*systemd"):
+        launcher.start(WorkerSpec("llm", "8080", SLEEP, restart=Restart.ALWAYS))
+    with pytest.raises(RefusedError, match="has an image"):
+        launcher.start(WorkerSpec("llm", "8080", (), image="debian"))
+    with pytest.raises(InputError, match="there is no user 'no_such_user'"):
+        launcher.start(WorkerSpec("llm", "8080", SLEEP, user="no_such_user"))
+    limits = Limits(io=(IoLimit("/no/such/disk", read_bandwidth=1000),))
+    with pytest.raises(InputError, match="/no/such/disk: No such file"):
+        launcher.start(WorkerSpec("llm", "8080", SLEEP, limits=limits))
+    too_long = {"LONG": "x" * 100_000}
+    with pytest.raises(InputError, match="more than the kernel keeps on a cgroup"):
+        launcher.start(WorkerSpec("llm", "8080", SLEEP, env=too_long))
+    assert not os.path.exists(launcher.directory)
 
 
 def test_a_running_worker_is_not_started_twice(launcher: CgroupfsLauncher) -> None:
@@ -198,17 +199,31 @@ def test_an_ended_worker_stays_visible_until_the_next_start(launcher: CgroupfsLa
     directory = f"{launcher.directory}/job/1"
     wait_until_empty(directory)
     [worker] = launcher.list()
-    assert not worker.running
+    assert (worker.state, worker.pid, worker.alive) == (State.ENDED, None, False)
+    assert worker.started is not None
     inode = os.stat(directory).st_ino
 
     launcher.start(WorkerSpec("job", "1", SLEEP))
     assert os.stat(directory).st_ino != inode
-    assert launcher.list()[0].running
+    assert launcher.list()[0].alive
 
 
-def test_stop_of_nothing_is_an_error_of_its_own(launcher: CgroupfsLauncher) -> None:
+def test_an_ended_worker_goes_with_a_stop(launcher: CgroupfsLauncher) -> None:
+    launcher.start(WorkerSpec("job", "1", ("true",)))
+    wait_until_empty(f"{launcher.directory}/job/1")
+    assert launcher.stop("job", "1").forced is False
+    assert launcher.list() == []
+
+
+def test_what_is_not_there_is_not_found(launcher: CgroupfsLauncher) -> None:
+    for action in (launcher.stop, launcher.kill, launcher.status):
+        with pytest.raises(NotFoundError, match="no worker llm/8080"):
+            action("llm", "8080")
     with pytest.raises(NotFoundError, match="no worker llm/8080"):
-        launcher.stop("llm", "8080")
+        launcher.logs("llm", "8080", 10, follow=False)
+    for name in ("..", "cgroup.procs", "a/b", "a\n"):
+        with pytest.raises(InputError):
+            launcher.stop("llm", name)
 
 
 def test_stop_is_polite_first(launcher: CgroupfsLauncher, fifo: Fifo) -> None:
@@ -225,7 +240,7 @@ def test_stop_is_polite_first(launcher: CgroupfsLauncher, fifo: Fifo) -> None:
     """
     launcher.start(WorkerSpec("llm", "8080", (*PYTHON, code)))
     assert fifo.line() == "ready"
-    launcher.stop("llm", "8080", grace=20)
+    assert launcher.stop("llm", "8080", grace=20).forced is False
     assert fifo.line() == "asked to end"
 
 
@@ -248,12 +263,10 @@ def test_double_forked_and_deaf_processes_are_ended_too(
             time.sleep(1000)
     """
     launcher.start(WorkerSpec("llm", "8080", (*PYTHON, code)))
-    said = ""
-    while said.count("ready") < 4:
-        said += fifo.line()
+    fifo.times("ready", 4)
     found = pids(launcher, "llm/8080")
     assert len(found) == 4
-    launcher.stop("llm", "8080", grace=0.1)
+    assert launcher.stop("llm", "8080", grace=0.1).forced is True
     assert not any(runs(pid) for pid in found)
     assert not os.path.exists(f"{launcher.directory}/llm/8080")
 
@@ -273,99 +286,204 @@ def test_cgroups_a_worker_made_below_its_own_go_with_it(launcher: CgroupfsLaunch
     assert not os.path.exists(f"{launcher.directory}/llm/8080")
 
 
-def test_nothing_of_the_callers_state_reaches_the_worker(
-    launcher: CgroupfsLauncher, tmp_path: Path
+def test_a_worker_that_cannot_be_killed_is_said_to_run(
+    launcher: CgroupfsLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker is started by a process that ignores, blocks and has raised what can be."""
-    code = f"""if True:
-        import os, resource, signal
-        from worker_sidecar.launch.cgroupfs import CgroupfsLauncher
-        from worker_sidecar.launch.launcher import WorkerSpec
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        os.umask(0o077)
-        os.environ["SECRET"] = "x"
-        leaked = os.open("/dev/null", os.O_RDONLY)
-        os.set_inheritable(leaked, True)
-        launcher = CgroupfsLauncher({SLICE!r}, {launcher._mount!r}, {str(tmp_path)!r})
-        launcher.start(WorkerSpec("llm", "8080", ("sleep", "1000"), env={{"GIVEN": "$x"}}))
-    """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    [pid] = pids(launcher, "llm/8080")
-    status = dict(
-        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-    )
-    assert int(status["SigIgn"], 16) & ~OF_LIBC == 0
-    assert int(status["SigBlk"], 16) == 0
-    assert status["Umask"] == "0022"
-    limits = Path(f"/proc/{pid}/limits").read_text()
-    soft = next(line for line in limits.splitlines() if line.startswith("Max open files"))
-    assert soft.split()[3] == "1024"
-    environ = set(Path(f"/proc/{pid}/environ").read_text().split("\0")) - {""}
-    assert "GIVEN=$x" in environ
-    assert not any(item.startswith("SECRET") for item in environ)
-    assert sorted(os.listdir(f"/proc/{pid}/fd")) == ["0", "1", "2"]
-    assert os.readlink(f"/proc/{pid}/cwd") == "/"
-
-
-def test_output_goes_to_a_file(launcher: CgroupfsLauncher, tmp_path: Path) -> None:
-    launcher.start(WorkerSpec("job", "1", ("sh", "-c", "echo out; echo err >&2")))
-    wait_until_empty(f"{launcher.directory}/job/1")
-    assert (tmp_path / "log/job/1.log").read_text() == "out\nerr\n"
+    pid = launcher.start(WorkerSpec("llm", "8080", SLEEP)).pid
+    assert pid is not None
+    monkeypatch.setattr(cgroup, "KILL_PATIENCE", 0.2)
+    with stuck_in_the_kernel(pid) as release:
+        with pytest.raises(KillFailedError, match=f"zombie worker: {pid}"):
+            launcher.stop("llm", "8080", 0.1)
+        with pytest.raises(KillFailedError, match=f"zombie worker: {pid}"):
+            launcher.kill("llm", "8080")
+        assert launcher.status("llm", "8080").state is State.RUNNING
+        with pytest.raises(KillFailedError):
+            launcher.down(0.1)
+        with pytest.raises(AlreadyRunningError):
+            launcher.start(WorkerSpec("llm", "8080", SLEEP))
+        release()
+        wait_until_empty(f"{launcher.directory}/llm/8080")
+    launcher.stop("llm", "8080")
+    assert launcher.list() == []
 
 
 def test_limits_the_host_cannot_set_are_named(launcher: CgroupfsLauncher) -> None:
-    limits = Limits(cpu_cores=0.5, memory_bytes=2**26, tasks=10)
-    launched = launcher.start(WorkerSpec("llm", "8080", SLEEP, limits=limits))
-    files = {
-        "cpu": "cpu.max",
-        "memory": "memory.max",
-        "swap": "memory.swap.max",
-        "tasks": "pids.max",
-    }
-    values = {"cpu": "50000 100000", "memory": "67108864", "swap": "0", "tasks": "10"}
+    limits = Limits(cpu=0.5, memory=2**26, tasks=10)
+    status = launcher.start(WorkerSpec("llm", "8080", SLEEP, limits=limits))
+    files = {"cpu": "cpu.max", "memory": "memory.max", "tasks": "pids.max"}
+    values = {"cpu": "50000 100000", "memory": "67108864", "tasks": "10"}
     for limit, file in files.items():
         path = Path(launcher.directory, "llm/8080", file)
         if path.exists():
             assert path.read_text().strip() == values[limit]
-        assert (limit in launched.unapplied) == (not path.exists())
+        assert (limit in status.unapplied) == (not path.exists())
+    has_swap = len(Path("/proc/swaps").read_text().splitlines()) > 1
+    accounted = Path(launcher.directory, "llm/8080/memory.swap.max").exists()
+    assert ("swap" in status.unapplied) == (has_swap and not accounted)
 
 
-def test_down_ends_all_and_removes_the_slice(launcher: CgroupfsLauncher) -> None:
+def test_down_ends_all_and_removes_the_slice(launcher: CgroupfsLauncher, site: Site) -> None:
     for instance in ("8080", "8081"):
         launcher.start(WorkerSpec("llm", instance, SLEEP))
     launcher.start(WorkerSpec("idle", "1", SLEEP))
-    everyone = [
-        pid
-        for worker in launcher.list()
-        for pid in pids(launcher, worker.cgroup[len(SLICE) :].strip("/"))
+    launcher.start(WorkerSpec("ended", "1", ("true",)))
+    wait_until_empty(f"{launcher.directory}/ended/1")
+    everyone = [status.pid for status in launcher.list() if status.pid]
+    ended = launcher.down()
+    assert [(one.service, one.instance) for one in ended] == [
+        ("ended", "1"),
+        ("idle", "1"),
+        ("llm", "8080"),
+        ("llm", "8081"),
     ]
-    launcher.down()
     assert len(everyone) == 3
     assert not any(runs(pid) for pid in everyone)
     assert not os.path.exists(launcher.directory)
-    launcher.down()  # nothing left to do is no error
+    assert launcher.down() == []  # nothing left to do is no error
 
 
-def test_the_best_launcher_of_this_host_starts_a_worker(mount: str, tmp_path: Path) -> None:
-    choice = best_launcher(SLICE, str(tmp_path))
-    assert choice.launcher is not None
-    assert choice.reason
-    if not os.path.isdir("/run/systemd/system"):
-        assert choice.launcher.name == "cgroupfs"
-        assert choice.reason.startswith("systemd does not run here; directories can be made in")
+def test_down_has_one_grace_for_all(launcher: CgroupfsLauncher, fifo: Fifo) -> None:
+    code = f"""if True:
+        import signal, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with open({fifo.path!r}, "w") as out:
+            out.write("ready")
+        time.sleep(1000)
+    """
+    for instance in range(8):
+        launcher.start(WorkerSpec("deaf", str(instance), (*PYTHON, code)))
+    fifo.times("ready", 8)
+    before = time.monotonic()
+    assert all(one.forced for one in launcher.down(grace=1.0))
+    assert time.monotonic() - before < 8
+
+
+def test_down_leaves_containers_to_their_daemon(launcher: CgroupfsLauncher) -> None:
+    directory = f"{launcher.directory}/web/1"
+    launcher.start(WorkerSpec("web", "1", SLEEP))
+    os.setxattr(directory, "user.worker.declaration", b'{"image":"debian"}')
+    assert launcher.down() == []
+    assert cgroup.populated(directory)
+
+
+def test_a_nested_slice_goes_with_the_slices_above_it(site: Site) -> None:
+    stem = SLICE.removesuffix(".slice")
+    nested = CgroupfsLauncher(Site(f"{stem}-a-b.slice", site.mount, site.run_dir, site.log_dir))
+    top = f"{site.mount}/{SLICE}"
+    assert nested.directory == f"{top}/{stem}-a.slice/{stem}-a-b.slice"
     try:
-        launched = choice.launcher.start(WorkerSpec("llm", "8080", SLEEP))
-        assert os.path.isdir(f"{mount}/{launched.cgroup}")
+        status = nested.start(WorkerSpec("llm", "8080", SLEEP))
+        assert status.cgroup == f"{SLICE}/{stem}-a.slice/{stem}-a-b.slice/llm/8080"
+        nested.down()
+        assert not os.path.exists(top)
     finally:
-        choice.launcher.down()
+        remove_by_hand(top)
 
 
-def test_a_host_without_cgroup2_has_no_launcher(tmp_path: Path) -> None:
-    (tmp_path / "self").mkdir()
-    (tmp_path / "self/mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
-    choice = best_launcher(SLICE, str(tmp_path), procfs=str(tmp_path))
-    assert choice.launcher is None
-    assert "no cgroup2 is mounted" in choice.reason
+def test_limits_of_all_workers_are_written_above_them(
+    launcher: CgroupfsLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which go to which directory; a worker that gives none leaves what is there."""
+    written: list[tuple[str, str, Limits]] = []
+
+    def note(how: str) -> Callable[[str, Limits], tuple[str, ...]]:
+        def noted(directory: str, limits: Limits) -> tuple[str, ...]:
+            written.append((how, directory.removeprefix(launcher.directory), limits))
+            return ()
+
+        return noted
+
+    monkeypatch.setattr(applied, "apply", note("apply"))
+    monkeypatch.setattr(applied, "replace", note("replace"))
+    host, service, own = Limits(memory=2**30), Limits(cpu=2.0), Limits(tasks=10)
+    launcher.start(
+        WorkerSpec("llm", "1", SLEEP, limits=own, service_limits=service, host_limits=host)
+    )
+    assert written == [
+        ("replace", "", host),
+        ("replace", "/llm", service),
+        ("apply", "/llm/1", own),
+    ]
+    written.clear()
+    launcher.start(WorkerSpec("llm", "2", SLEEP))
+    assert written == [("apply", "/llm/2", Limits())]
+
+
+def test_without_root_it_works_in_a_delegated_cgroup(site: Site, open_path: Path) -> None:
+    """As the unit of a user with Delegate=yes: workers go below the sidecar's own cgroup."""
+    base = f"{site.mount}/delegated{os.getpid()}"
+    os.mkdir(base)
+    try:
+        for name in ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control"):
+            os.chown(base + name, NOBODY, NOBODY)
+        for directory in (site.run_dir, site.log_dir):
+            os.mkdir(directory)
+            os.chown(directory, NOBODY, NOBODY)
+        source = open_path / "source"  # ours may lie where that user cannot read
+        shutil.copytree(Path(shim.__file__).parents[2], source)
+        done = subprocess.run(
+            [
+                *("sh", "-c", f'echo 0 > {base}/cgroup.procs && exec "$@"', "sh"),
+                *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"),
+                *("/usr/bin/python3", "-c", DELEGATED.format(site=site), str(source), base),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env={"PATH": os.environ["PATH"]},
+            cwd="/",
+        )
+        assert done.stderr == ""
+        assert done.returncode == 0
+        said = json.loads(done.stdout)
+        assert said["unavailable"] is None
+        assert said["directory"] == f"{base}/{SLICE}"
+        assert said["cgroup"] == f"delegated{os.getpid()}/{SLICE}/llm/8080"
+        assert said["in"] == [said["pid"]]
+        assert said["from the leaf"] == f"{base}/{SLICE}"
+        assert said["left"] == []
+        assert said["other user"].startswith(f"uid {NOBODY} cannot start a worker as user root")
+    finally:
+        remove_by_hand(base)
+
+
+DELEGATED = """
+import json, os, sys
+sys.path[:0] = [sys.argv[1]]
+from worker_sidecar.launch.cgroupfs import CgroupfsLauncher, unavailable
+from worker_sidecar.launch.launcher import WorkerSpec
+from worker_sidecar.launch.site import Site
+site = {site!r}
+launcher = CgroupfsLauncher(site)
+status = launcher.start(WorkerSpec("llm", "8080", ("sleep", "1000")))
+said = {{
+    "unavailable": unavailable(site.mount, site.slice_name),
+    "directory": launcher.directory,
+    "cgroup": status.cgroup,
+    "pid": status.pid,
+    "in": [int(p) for p in open(site.mount + "/" + status.cgroup + "/cgroup.procs")],
+}}
+os.mkdir(sys.argv[2] + "/worker-sidecar")
+with open(sys.argv[2] + "/worker-sidecar/cgroup.procs", "w") as procs:
+    procs.write("0")
+again = CgroupfsLauncher(site)
+said["from the leaf"] = again.directory
+try:
+    again.start(WorkerSpec("llm", "1", ("sleep", "1000"), user="root"))
+except Exception as error:
+    said["other user"] = str(error)
+again.stop("llm", "8080")
+again.down()
+said["left"] = [name for name in os.listdir(sys.argv[2]) if name.endswith(".slice")]
+print(json.dumps(said))
+"""
+
+
+def test_a_host_where_no_cgroup_can_be_made_says_so(tmp_path: Path) -> None:
+    assert unavailable(real_mount(), SLICE) is None
+    reason = unavailable(str(tmp_path / "gone"), SLICE)
+    assert reason is not None
+    assert f"no cgroup for {SLICE} can be made in {tmp_path}/gone: No such file" in reason
+    with pytest.raises(InputError, match="no cgroup2"):
+        CgroupfsLauncher(Site(SLICE, None, str(tmp_path), str(tmp_path)))

@@ -43,6 +43,7 @@ def make_payload(folder: Path, wheelhouse: Path, run: str) -> None:
     source = Path(inside.__file__).parent
     shutil.copytree(source, folder / "inside", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(wheelhouse, folder / "wheelhouse")
+    shutil.copytree(PROJECT / "deploy" / "worker-sidecar", folder / "deploy")
     start = folder / "start"
     start.write_text(START.format(run=run))
     start.chmod(0o755)

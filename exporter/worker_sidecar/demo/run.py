@@ -1,5 +1,6 @@
 """`worker-sidecar demo`: starts workers and the exporter, shows the figures, removes it all."""
 
+import dataclasses
 import math
 import os
 import re
@@ -13,13 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from worker_exporter.cgroup.identity import slice_path
 from worker_exporter.errors import UserError
 from worker_sidecar.demo import figures, simulation, workload
 from worker_sidecar.demo.ending import Ending
 from worker_sidecar.demo.exporter import Exporter, choose_port
 from worker_sidecar.demo.table import Screen, render
-from worker_sidecar.launch.best import best_launcher
-from worker_sidecar.launch.launcher import Launcher, LaunchError, Limits, WorkerSpec
+from worker_sidecar.errors import CreationFailedError, InputError
+from worker_sidecar.launch import best
+from worker_sidecar.launch.launcher import Launcher, Status, WorkerSpec
+from worker_sidecar.launch.limits import Limits
+from worker_sidecar.launch.site import Site
 
 INTERVAL = 2.0
 """Seconds between two tables."""
@@ -38,7 +43,7 @@ _MIB = 1024 * 1024
 class Demo:
     """What the user chose: `port` of the exporter, `duration` in seconds, None for until Ctrl-C.
 
-    Raises UserError for a slice that is not the demo's own to remove, or a bad duration.
+    Raises InputError for a slice that is not the demo's own to remove, or a bad duration.
     """
 
     slice_name: str = "demo.slice"
@@ -47,12 +52,12 @@ class Demo:
 
     def __post_init__(self) -> None:
         if not _SLICE.fullmatch(self.slice_name):
-            raise UserError(
+            raise InputError(
                 f"--slice {self.slice_name!r}: the demo removes all that is in its slice, so the "
                 "name must begin with demo, as in demo_two.slice (a-z, 0-9 and _)"
             )
         if self.duration is not None and not 0 < self.duration < math.inf:
-            raise UserError(f"--duration {self.duration} is not a number of seconds above 0")
+            raise InputError(f"--duration {self.duration} is not a number of seconds above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +78,26 @@ def run(demo: Demo) -> None:
         ending = stack.enter_context(Ending())
         stack.enter_context(_alone(demo.slice_name))
         place = stack.enter_context(_fresh_directory(demo.slice_name))
-        choice = best_launcher(demo.slice_name, f"{place}/log")
-        if choice.launcher is None:
-            scene = _simulate(demo, place, choice.reason)
-        else:
-            _clean_up(choice.launcher)
+        site = site_of(demo.slice_name, place)
+        choice = best.choose(site)
+        if choice.monitored:
+            _clean_up(choice.launcher, site)
             stack.callback(choice.launcher.down, GRACE)
-            scene = _launch(choice.launcher, choice.reason)
+            scene = _launch(choice.launcher, choice.reason, site)
+        else:
+            scene = _simulate(demo, place, choice.reason)
         exporter = _serve(demo, scene.arguments)
         stack.callback(exporter.stop)
         _say(f"Open {exporter.url}/ or {exporter.url}/metrics; Ctrl-C ends the demo.\n")
         _show(exporter, ending, scene, demo.duration)
     _say(f"Ended: {scene.farewell}")
+
+
+def site_of(slice_name: str, place: str) -> Site:
+    """The site of the demo's workers; what they leave outside their cgroups is in `place`."""
+    return dataclasses.replace(
+        best.site_for(slice_name), run_dir=f"{place}/run", log_dir=f"{place}/log"
+    )
 
 
 def specs() -> Sequence[WorkerSpec]:
@@ -95,7 +108,7 @@ def specs() -> Sequence[WorkerSpec]:
             service,
             instance,
             (sys.executable, "-I", "-S", workload.__file__, kind),
-            limits=Limits(cpu_cores=1.0, memory_bytes=256 * _MIB, tasks=16),
+            limits=Limits(cpu=1.0, memory=256 * _MIB, tasks=16),
             metadata={MARK: "1", **metadata},
         )
 
@@ -108,12 +121,11 @@ def specs() -> Sequence[WorkerSpec]:
     )
 
 
-def _launch(launcher: Launcher, reason: str) -> Scene:
+def _launch(launcher: Launcher, reason: str, site: Site) -> Scene:
     """Start the real workers."""
-    unapplied: set[str] = set()
-    for spec in specs():
-        unapplied.update(launcher.start(spec).unapplied)
-    _say(f"Started {len(specs())} workers in {launcher.directory}")
+    started = [launcher.start(spec) for spec in specs()]
+    unapplied = {name for status in started for name in status.unapplied}
+    _say(f"Started {len(started)} workers in {_place_of(started, site)}")
     _say(f"by {launcher.name} ({reason}).")
     if unapplied:
         _say(f"This host could not set their limits of {', '.join(sorted(unapplied))}.")
@@ -171,18 +183,31 @@ def _show(
             return
 
 
-def _clean_up(launcher: Launcher) -> None:
+def _place_of(started: Sequence[Status], site: Site) -> str:
+    """The directory of the cgroup that holds all the workers."""
+    cgroups = [status.cgroup for status in started if status.cgroup is not None]
+    return f"{site.mount}/{os.path.commonpath(cgroups)}"
+
+
+def _clean_up(launcher: Launcher, site: Site) -> None:
     """Remove what a demo that was killed left behind; what is not a demo's is an error."""
-    foreign = _foreign(launcher.directory)
+    foreign = next(filter(None, map(_foreign, directories(site))), None)
     if foreign:
         raise UserError(
             f"{foreign} holds processes that no demo started; end them, or take another slice "
             "by --slice=demo_two.slice"
         )
-    left = [worker for worker in launcher.list() if worker.running]
+    left = [worker for worker in launcher.list() if worker.alive]
     launcher.down(GRACE)
     if left:
         _say(f"Removed {len(left)} workers that an earlier demo left behind.")
+
+
+def directories(site: Site) -> Sequence[str]:
+    """Where the demo's slice may be: at the cgroup root, or in the caller's own manager."""
+    uid = os.getuid()
+    roots = ("", f"/user.slice/user-{uid}.slice/user@{uid}.service")
+    return [f"{site.mount}{root}/{slice_path(site.slice_name)}" for root in roots]
 
 
 def _foreign(directory: str) -> str | None:
@@ -231,7 +256,7 @@ def _fresh_directory(slice_name: str) -> Iterator[str]:
     try:
         os.mkdir(path, 0o700)
     except OSError as error:
-        raise LaunchError(f"cannot make {path}: {error.strerror}") from error
+        raise CreationFailedError(f"cannot make {path}: {error.strerror}") from error
     try:
         yield path
     finally:

@@ -4,12 +4,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
-from worker_exporter.errors import UserError
+from worker_sidecar.errors import InputError
+from worker_sidecar.launch.limits import NO_LIMITS, Limits
+from worker_sidecar.launch.names import check_names
+from worker_sidecar.launch.storage import check_shm_size, check_volumes, needs_image
 
-SERVICE = re.compile(r"[a-z0-9_]{1,64}")
-INSTANCE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]{0,63}")
 METADATA_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 METADATA_BYTES = 256
 """Longest metadata value, as long as a label value of the exporter may be."""
@@ -17,131 +19,245 @@ METADATA_BYTES = 256
 GRACE = 5.0
 """Seconds between the polite signal and the kill when a worker is stopped."""
 
-_KERNEL_FILE = re.compile(r"(?:cgroup|cpu|cpuset|memory|io|pids|hugetlb|misc|rdma|dmem)\..*")
-_UNIT = re.compile(
-    r".*\.(?:service|scope|slice|socket|mount|swap|target|device|automount|timer|path)"
-)
+_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED = ("started", "health", "declaration")
+"""Metadata that is not the caller's to give."""
 
 
-class LaunchError(UserError):
-    """A worker could not be started or stopped, in one line."""
+class Restart(StrEnum):
+    """When systemd or Docker starts a worker again that ended by itself."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
 
 
-class AlreadyRunningError(LaunchError):
-    """The worker that should be started runs already."""
+class State(StrEnum):
+    """What a worker is doing. STARTING to STOPPING are alive: it is there, or comes by itself.
 
+    RESTARTING is between two attempts; FAILED is a unit or container whose end was a failure;
+    ENDED is what is left of any other end (an empty cgroup, an exited container).
+    """
 
-class NotFoundError(LaunchError):
-    """There is no such worker."""
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Upper bounds of one worker; None leaves it unlimited.
+class Gpu:
+    """One GPU, by its driver's number and its UUID."""
 
-    `cpu_cores` in cores (0.5 is half of one), `memory_bytes` in bytes (swap is then forbidden,
-    else the limit only moves the worker's memory there), `tasks` in processes and threads.
-    """
-
-    cpu_cores: float | None = None
-    memory_bytes: int | None = None
-    tasks: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("cpu_cores", "memory_bytes", "tasks"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"limit {name} is {value}; give a number above 0, or none at all")
+    index: int
+    uuid: str
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """A worker to start.
 
-    `argv` is the command (its first word a path or a name on PATH) and `env` what is added to a
-    bare environment. `metadata` (model, port, ...) becomes the xattrs `user.worker.*` of its
-    cgroup. Raises UserError for a name, command or key that cannot be.
+    `argv` is the command (its first word a path or a name on PATH; with an `image` it may be
+    empty, which runs the image's own) and `env` what is added to a bare environment. `metadata`
+    (model, port, ...) becomes the xattrs `user.worker.*` of its cgroup. `user` is a name or a uid,
+    None for the launcher's own; `directory` the working directory. `grace` is in seconds.
+
+    `secrets` maps a credential's name to the file that holds it, and `secret_env` is a file of
+    NAME=value lines: their contents are never on a command line, nor where others can read.
+    `gpu` is what was asked for ("auto", a number, a UUID), `gpus` what was found for it at the
+    start. `service_limits` hold for all workers of the service together, `host_limits` for all
+    workers below the slice.
+
+    With an `image` only: `volumes`, each "HOST:CONTAINER" or "HOST:CONTAINER:ro", are paths of the
+    host that the container sees; `shm_size` is the size of its /dev/shm in bytes, None for Docker's
+    64 MiB.
+
+    Raises InputError for what cannot be.
     """
 
     service: str
     instance: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
-    limits: Limits = Limits()
+    limits: Limits = NO_LIMITS
     metadata: Mapping[str, str] = field(default_factory=dict)
+    user: str | None = None
+    directory: str | None = None
+    restart: Restart = Restart.NO
+    grace: float = GRACE
+    delegate: bool = False
+    oom_score_adjust: int = 0
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    secret_env: str | None = None
+    image: str | None = None
+    volumes: tuple[str, ...] = ()
+    shm_size: int | None = None
+    gpu: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    service_limits: Limits = NO_LIMITS
+    host_limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         check_names(self.service, self.instance)
-        if not self.argv or not self.argv[0]:
-            raise UserError(f"worker {self.service}/{self.instance} has no command to run")
+        if self.image is None and (not self.argv or not self.argv[0]):
+            raise InputError(f"worker {self.name} has no command to run")
         if any("\0" in text for text in (*self.argv, *self.env, *self.env.values())):
-            raise UserError(f"the command of {self.service}/{self.instance} contains a NUL")
+            raise InputError(f"the command of {self.name} contains a NUL")
+        for name in self.env:
+            if not _ENV.fullmatch(name):
+                raise InputError(f"{name!r} is no name of an environment variable")
         for key, value in self.metadata.items():
             _check_metadata(key, value)
+        if not 0 <= self.grace < math.inf:
+            raise InputError(f"grace is {self.grace}; give a number of seconds, 0 or more")
+        if not -1000 <= self.oom_score_adjust <= 1000:
+            raise InputError(f"oom_score_adjust is {self.oom_score_adjust}, not -1000 to 1000")
+        if self.directory is not None and not self.directory.startswith("/"):
+            raise InputError(f"the working directory {self.directory!r} is no absolute path")
+        self._check_storage()
+
+    def _check_storage(self) -> None:
+        if self.image is None and self.volumes:
+            raise InputError(f"{self.name} {needs_image('volumes')}")
+        if self.image is None and self.shm_size is not None:
+            raise InputError(f"{self.name} {needs_image('shm_size')}")
+        check_volumes(self.volumes)
+        if self.shm_size is not None:
+            check_shm_size(self.shm_size)
+
+    @property
+    def name(self) -> str:
+        """How people call the worker: service/instance."""
+        return f"{self.service}/{self.instance}"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """`env`, and CUDA_VISIBLE_DEVICES where GPUs were found for the worker."""
+        if not self.gpus:
+            return self.env
+        return {**self.env, "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in self.gpus)}
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What becomes the xattrs `user.worker.*`, but for `started` and `declaration`."""
+        if not self.gpus:
+            return self.metadata
+        return {**self.metadata, "gpu": ",".join(str(gpu.index) for gpu in self.gpus)}
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
-    """A worker that a launcher knows.
+class Status:
+    """A worker that a launcher knows, as it is now. None is what cannot be known.
 
-    `cgroup` is its path below the cgroup2 mount, `unit` its systemd unit (None without systemd),
-    `running` whether a process is in it, `unapplied` the limits the host could not set.
+    `cgroup` is its path below the cgroup2 mount (for a container in a slice of its own, that
+    slice), `unit` its systemd unit, `container` the full id of its container, `pid` its main
+    process, `started` in seconds since the epoch, `restarts` how often it was started again,
+    `result` and `exit_status` how its last run ended, in systemd's words (exit-code, signal,
+    oom-kill, ...) and as a number. `unapplied` names the fields of Limits that were asked for and
+    do not hold. `metadata` are the xattrs without `user.worker.`. `declaration` is what the worker
+    was started with, see declaration.py; it never comes from what a worker itself can write where
+    the launcher has a better place for it.
     """
 
     service: str
     instance: str
-    cgroup: str
-    unit: str | None
-    running: bool
+    launcher: str
+    state: State
+    cgroup: str | None = None
+    unit: str | None = None
+    container: str | None = None
+    pid: int | None = None
+    started: float | None = None
+    restarts: int | None = None
+    result: str | None = None
+    exit_status: int | None = None
     unapplied: tuple[str, ...] = ()
-
-
-class Launcher(Protocol):
-    """Starts and stops workers in cgroups of their own, all below one slice."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    declaration: str | None = None
 
     @property
     def name(self) -> str:
-        """How this launcher is called: "systemd", "systemd --user" or "cgroupfs"."""
+        """How people call the worker: service/instance."""
+        return f"{self.service}/{self.instance}"
 
     @property
-    def directory(self) -> str:
-        """Where the slice is in the file system, there or not."""
+    def alive(self) -> bool:
+        """Whether it runs, or comes up by itself."""
+        return self.state not in (State.FAILED, State.ENDED)
 
-    def start(self, spec: WorkerSpec) -> Launched:
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of a stop or a kill. `forced`: it took SIGKILL. `result` and `exit_status` as in
+    Status, None where nobody waited for the process (plain cgroups).
+    """
+
+    service: str
+    instance: str
+    forced: bool
+    result: str | None = None
+    exit_status: int | None = None
+
+
+class LogStream(Protocol):
+    """A worker's output as it comes."""
+
+    def read(self) -> bytes:
+        """The next piece of it, at least one byte; b"" at its end. Blocks."""
+
+    def close(self) -> None:
+        """Let go of it; a read() that waits in another thread ends."""
+
+
+class Launcher(Protocol):
+    """Starts and stops workers in cgroups of their own, all below one slice.
+
+    Every method blocks, and may be called from several threads and processes at once.
+    """
+
+    @property
+    def name(self) -> str:
+        """How this launcher is called: "systemd", "systemd --user", "cgroupfs", "docker", ..."""
+
+    def commands(self, spec: WorkerSpec) -> Sequence[str]:
+        """The shell lines that do what start() does, to be pasted; nothing is done."""
+
+    def start(self, spec: WorkerSpec) -> Status:
         """Start a worker; on return its program runs in its cgroup and its metadata is there.
 
-        Raises AlreadyRunningError, or LaunchError after which nothing is left of it.
+        What is left of an earlier run is logged with its result, and removed. Raises
+        AlreadyRunningError, InputError, RefusedError or CreationFailedError.
         """
 
-    def stop(self, service: str, instance: str, grace: float = GRACE) -> None:
-        """End every process of a worker, politely for `grace` seconds, and remove its cgroup.
+    def stop(self, service: str, instance: str, grace: float = GRACE) -> Ended:
+        """End every process of a worker, politely for `grace` seconds, and what is left of it.
 
-        Raises NotFoundError, or LaunchError when a process cannot be ended.
+        Raises NotFoundError, or KillFailedError when a process cannot be ended.
         """
 
-    def list(self) -> Sequence[Launched]:
+    def kill(self, service: str, instance: str) -> Ended:
+        """As stop(), with SIGKILL at once."""
+
+    def status(self, service: str, instance: str) -> Status:
+        """One worker. Raises NotFoundError."""
+
+    def list(self) -> Sequence[Status]:
         """The workers below the slice, by service and instance."""
 
-    def down(self, grace: float = GRACE) -> None:
+    def logs(self, service: str, instance: str, lines: int, *, follow: bool) -> LogStream:
+        """The last `lines` lines of a worker's last run, and with `follow` what comes after them.
+
+        Raises NotFoundError when there is neither the worker nor any output of it.
+        """
+
+    def down(self, grace: float = GRACE) -> Sequence[Ended]:
         """Stop all workers below the slice and remove the slice; nothing there is no error."""
 
 
-def check_names(service: str, instance: str) -> None:
-    """Raises UserError when the two cannot be the names of a worker."""
-    if not SERVICE.fullmatch(service):
-        raise UserError(
-            f"service {service!r} is no name: 1 to 64 of a-z, 0-9 and _ (a dash would nest slices)"
-        )
-    if not INSTANCE.fullmatch(instance):
-        raise UserError(
-            f"instance {instance!r} is no name: 1 to 64 of A-Z, a-z, 0-9, _ and ., not . first"
-        )
-    if _KERNEL_FILE.fullmatch(instance) or _UNIT.fullmatch(instance):
-        raise UserError(f"instance {instance!r} looks like a kernel file or a unit; name it else")
-
-
 def _check_metadata(key: str, value: str) -> None:
-    if not METADATA_KEY.fullmatch(key):
-        raise UserError(f"metadata key {key!r} is no name: a letter, then a-z, 0-9 and _")
+    if not METADATA_KEY.fullmatch(key) or key in _RESERVED:
+        raise InputError(f"metadata key {key!r} is no name: a letter, then a-z, 0-9 and _")
     if "\0" in value or not 0 < len(value.encode(errors="replace")) <= METADATA_BYTES:
-        raise UserError(f"metadata {key} must be 1 to {METADATA_BYTES} bytes without NUL")
+        raise InputError(f"metadata {key} must be 1 to {METADATA_BYTES} bytes without NUL")

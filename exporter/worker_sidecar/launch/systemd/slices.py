@@ -1,0 +1,77 @@
+"""The slices of all workers and of one service: their accounting, their limits, their end."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+
+from worker_exporter import log
+from worker_sidecar.launch import applied
+from worker_sidecar.launch.launcher import WorkerSpec
+from worker_sidecar.launch.limits import Limits
+from worker_sidecar.launch.systemd.command import slice_command
+from worker_sidecar.launch.systemd.manager import Manager
+from worker_sidecar.launch.systemd.place import Place
+from worker_sidecar.launch.systemd.properties import (
+    ACCOUNTING,
+    in_force,
+    lifted,
+    name_of,
+    settings,
+)
+
+
+async def preparations(manager: Manager, spec: WorkerSpec, place: Place) -> list[Sequence[str]]:
+    """The commands that set what is not set yet: the limits of all workers together and of the
+    service, and the accounting of the service, which goes on while none of its workers runs.
+
+    Given limits take the place of those that were set here before; none leave all as it is.
+    """
+    wanted = {
+        place.slice_name: settings(spec.host_limits),
+        place.service_slice(spec.service): (*ACCOUNTING, *settings(spec.service_limits)),
+    }
+    commands: list[Sequence[str]] = []
+    for unit, its in wanted.items():
+        found = in_force(await manager.properties(unit))
+        limited = any(setting not in ACCOUNTING for setting in its)
+        stale = _stale(unit, its, found, place) if limited else []
+        changes = [*stale, *(setting for setting in its if setting not in found)]
+        if changes:
+            commands.append(slice_command(unit, changes, place))
+    return commands
+
+
+def warn_of_unapplied(spec: WorkerSpec, cgroup: str, place: Place) -> None:
+    """Log which limits of the slices above the worker's `cgroup` do not hold."""
+    for limits, above in ((spec.service_limits, 1), (spec.host_limits, 2)):
+        path = "/".join(cgroup.split("/")[:-above])
+        missing = _unapplied(f"{place.mount}/{path}", limits)
+        if missing:
+            log.warn("limits do not hold", cgroup=path, limits=",".join(missing))
+
+
+def forget(place: Place) -> None:
+    """Remove what set-property wrote for the slices; `revert` would reload the manager."""
+    with suppress(OSError):
+        for name in os.listdir(place.control):
+            ours = name == f"{place.slice_name}.d" or name.startswith(f"{place.stem}-")
+            if ours and name.endswith(".slice.d"):
+                shutil.rmtree(f"{place.control}/{name}", ignore_errors=True)
+
+
+def _stale(unit: str, its: Sequence[str], found: Sequence[str], place: Place) -> list[str]:
+    """What lifts limits that were set here before, and are not wanted any more."""
+    kept = {setting for setting in its if setting in found}
+    gone = {name_of(setting) for setting in found if setting not in (*kept, *ACCOUNTING)}
+    # a plain value replaces the one before, a device's is added to the others'
+    changed = {name_of(setting) for setting in its if "Max=/" not in setting}
+    return [
+        lifted(name)
+        for name in sorted(gone - changed)
+        if os.path.exists(f"{place.control}/{unit}.d/50-{name}.conf")
+    ]
+
+
+def _unapplied(directory: str, limits: Limits) -> Sequence[str]:
+    return applied.unapplied(directory, limits) if limits else ()
