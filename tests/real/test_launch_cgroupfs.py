@@ -384,11 +384,11 @@ def test_a_nested_slice_goes_with_the_slices_above_it(site: Site) -> None:
 def test_limits_of_all_workers_are_written_above_them(
     launcher: CgroupfsLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which go to which directory; a worker that gives none leaves what is there."""
-    written: list[tuple[str, str, Limits]] = []
+    """Which go to which directory, also no limits; None leaves what is there."""
+    written: list[tuple[str, str, Limits | None]] = []
 
-    def note(how: str) -> Callable[[str, Limits], tuple[str, ...]]:
-        def noted(directory: str, limits: Limits) -> tuple[str, ...]:
+    def note(how: str) -> Callable[[str, Limits | None], tuple[str, ...]]:
+        def noted(directory: str, limits: Limits | None) -> tuple[str, ...]:
             written.append((how, directory.removeprefix(launcher.directory), limits))
             return ()
 
@@ -406,8 +406,33 @@ def test_limits_of_all_workers_are_written_above_them(
         ("apply", "/llm/1", own),
     ]
     written.clear()
-    launcher.start(WorkerSpec("llm", "2", SLEEP))
-    assert written == [("apply", "/llm/2", Limits())]
+    launcher.start(WorkerSpec("llm", "2", SLEEP, host_limits=Limits()))
+    assert written == [
+        ("replace", "", Limits()),
+        ("replace", "/llm", None),
+        ("apply", "/llm/2", Limits()),
+    ]
+
+
+def test_the_shell_lines_lift_limits_above_a_worker(open_path: Path, site: Site) -> None:
+    """As a start does, on copies of the kernel's files; with None they are left."""
+    before = {"cpu.max": "50000 100000", "cpuset.cpus": "0", "pids.max": "70"}
+    service = open_path / SLICE / "llm"
+    service.mkdir(parents=True)
+    for name, content in before.items():
+        (service / name).write_text(f"{content}\n")
+    launcher = CgroupfsLauncher(Site(SLICE, str(open_path), site.run_dir, site.log_dir))
+
+    def after(limits: Limits | None) -> dict[str, str]:
+        worker = WorkerSpec("llm", "1", SLEEP, service_limits=limits)
+        lines = [line for line in launcher.commands(worker) if line.startswith("echo ")]
+        assert not any("\n" in line for line in lines)
+        subprocess.run(["sh", "-c", "\n".join(lines)], check=True)
+        return {name: (service / name).read_text().strip() for name in before}
+
+    assert after(None) == before
+    assert after(Limits()) == {"cpu.max": "max 100000", "cpuset.cpus": "", "pids.max": "max"}
+    assert after(Limits(tasks=7))["pids.max"] == "7"
 
 
 def test_without_root_it_works_in_a_delegated_cgroup(site: Site, open_path: Path) -> None:

@@ -17,6 +17,7 @@ from worker_sidecar.api.handlers import MOST_BYTES
 from worker_sidecar.api.settings import Rates
 from worker_sidecar.errors import CreationFailedError, KillFailedError
 from worker_sidecar.launch.launcher import State
+from worker_sidecar.launch.limits import Limits
 
 LLM = {"service": "llm", "instance": "8080"}
 FREE = {"service": "own", "instance": "1", "command": ["sleep", "9"], "user": "root"}
@@ -216,6 +217,20 @@ def test_a_free_command_is_for_those_whom_the_file_allows_it(tmp_path: Path) -> 
 
     drive(tmp_path, refused)
     drive(tmp_path, allowed, text=FREE_FILE)
+
+
+def test_a_free_command_keeps_the_totals_of_the_file(tmp_path: Path) -> None:
+    """Those of its service only where the file declares that; else they are not ours to say."""
+
+    async def scenario(scene: Scene) -> None:
+        for service in ("llm", "own"):
+            assert (await scene.ask("POST", WORKERS, {**FREE, "service": service}))[0] == 201
+        specs = [scene.launcher.specs[name] for name in ("llm/1", "own/1")]
+        assert [spec.service_limits for spec in specs] == [Limits(tasks=70), None]
+        assert [spec.host_limits for spec in specs] == [Limits(memory=2**30)] * 2
+
+    text = FREE_FILE.replace("  llm:", "  llm:\n    total: {tasks: 70}", 1)
+    drive(tmp_path, scenario, text=f"{text}total: {{memory: 1G}}\n")
 
 
 @pytest.mark.parametrize(

@@ -266,8 +266,20 @@ def test_other_limits_of_before_are_lifted(cgroup: Path) -> None:
     }
 
 
+def test_no_limits_lift_all_and_none_leave_all(cgroup: Path) -> None:
+    applied.apply(str(cgroup), Limits(cpu=1.0, cpus="0", memory=2**20, tasks=5))
+    before = {name: (cgroup / name).read_text() for name in FILES}
+    assert applied.replace(str(cgroup), None) == ()
+    assert list(applied.changes(str(cgroup), None)) == []
+    assert {name: (cgroup / name).read_text() for name in FILES} == before
+    assert applied.replace(str(cgroup), Limits()) == ()
+    assert {name: (cgroup / name).read_text().strip() for name in FILES} == FILES
+    assert list(applied.changes(str(cgroup), Limits())) == []
+
+
 def test_what_holds_is_not_written_again(cgroup: Path) -> None:
     put(cgroup, cpu_max="5000 10000", memory_max=str(2**20), memory_swap_max="0")
+    assert list(applied.changes(str(cgroup), Limits(cpu=0.5, memory=2**20))) == []
     stamps = {name: (cgroup / name).stat().st_mtime_ns for name in FILES}
     assert applied.replace(str(cgroup), Limits(cpu=0.5, memory=2**20)) == ()
     assert {name: (cgroup / name).stat().st_mtime_ns for name in FILES} == stamps

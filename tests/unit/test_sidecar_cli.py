@@ -27,6 +27,7 @@ from worker_sidecar.launch import best
 from worker_sidecar.launch.best import Choice
 from worker_sidecar.launch.combined import Combined
 from worker_sidecar.launch.launcher import State
+from worker_sidecar.launch.limits import Limits
 from worker_sidecar.launch.site import Site
 
 
@@ -202,6 +203,23 @@ def test_what_a_container_has_needs_an_image(
         assert execute(["run", "web", "1", flag, "--", "true"]) == 2
         assert f"web/1 has {key}, which only a container" in capsys.readouterr().err
     assert launcher.calls == []
+
+
+def test_a_command_of_ones_own_keeps_the_totals_of_the_file(
+    launcher: FakeLauncher, tmp_path: Path
+) -> None:
+    """Without a file, or for a service that is not in it, they are not ours to say."""
+    assert execute(["run", "web", "1", "--", "true"]) == 0
+    file = tmp_path / "workers.yaml"
+    file.write_text("services: {web: {command: [x], user: root, total: {tasks: 70}}}\n")
+    for service in ("web", "own"):
+        assert execute(["run", service, "2", "--", "true"]) == 0
+    found = {name: (spec.service_limits, spec.host_limits) for name, spec in launcher.specs.items()}
+    assert found == {
+        "web/1": (None, None),
+        "web/2": (Limits(tasks=70), Limits()),
+        "own/2": (None, Limits()),
+    }
 
 
 class TestDoctor:

@@ -45,7 +45,9 @@ def test_without_notes_there_is_no_such_column() -> None:
 def test_how_a_run_ended() -> None:
     assert ending(None, None) == ""
     assert ending("success", 0) == "exit status 0"
-    assert ending("signal", 15) == "signal, exit status 15"
+    assert ending("exit-code", 15) == "exit-code, exit status 15"
+    assert ending("oom-kill", 137) == "oom-kill, exit status 137 (SIGKILL)"
+    assert ending("exit-code", 255) == "exit-code, exit status 255"
 
 
 def test_a_long_cell_widens_its_column_only() -> None:

@@ -148,6 +148,18 @@ def test_a_containers_storage_differs() -> None:
     ]
 
 
+def test_a_total_that_is_given_no_longer_differs() -> None:
+    """But a worker that was started where no file said anything is right where one says nothing."""
+    unsaid = encode(WorkerSpec("llm", "1", ("true",)))
+    none = encode(
+        WorkerSpec("llm", "1", ("true",), service_limits=Limits(), host_limits=Limits()),
+    )
+    some = encode(WorkerSpec("llm", "1", ("true",), service_limits=Limits(tasks=9)))
+    assert list(differences(unsaid, none)) == list(differences(none, unsaid)) == []
+    assert list(differences(some, none)) == ["service_limits.tasks: 9 -> nothing"]
+    assert list(differences(none, some)) == ["service_limits.tasks: nothing -> 9"]
+
+
 def test_a_worker_of_others_differs_as_a_whole() -> None:
     declared = encode(WorkerSpec("llm", "1", ("true",)))
     for running in (None, "", "no json", "[" * 60_000):

@@ -369,6 +369,34 @@ def test_the_lines_of_a_dry_run_do_nothing(
     assert {request.method for request in server.requests} == {"GET"}
 
 
+def test_limits_above_are_lifted_by_none_given_and_left_by_none_said(
+    launcher: DockerLauncher, site: Site
+) -> None:
+    """The lines of a dry run say so, too."""
+    files = [Path(f"{site.mount}/w.slice/pids.max"), Path(f"{site.mount}/w.slice/llm/pids.max")]
+    files[1].parent.mkdir(parents=True)
+    for file in files:
+        file.write_text("70\n")
+    lifts = [f"echo max > {file}" for file in files]
+    none = {"service_limits": Limits(), "host_limits": Limits()}
+    launcher.start(spec("1"))
+    assert not set(lifts) & set(launcher.commands(spec("2")))
+    assert [file.read_text() for file in files] == ["70\n", "70\n"]
+    assert set(lifts) < set(launcher.commands(spec("2", **none)))
+    launcher.start(spec("2", **none))
+    assert [file.read_text() for file in files] == ["max", "max"]
+
+
+def test_a_prepared_parent_keeps_its_limits(site: Site, server: StandIn) -> None:
+    """Somebody else's containers go there, and somebody else may have limited it."""
+    file = Path(f"{site.mount}/w.slice/llm/pids.max")
+    file.parent.mkdir(parents=True)
+    file.write_text("70\n")
+    for instance in (None, "1"):
+        cgroup_parent(site, "llm", instance, server.socket)
+    assert file.read_text() == "70\n"
+
+
 def test_a_process_that_cannot_be_killed_is_a_zombie_worker(
     launcher: DockerLauncher, server: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def says(program: Path, text: str, code: int) -> None:
 def test_a_worker_has_its_slice_and_those_above_prepared() -> None:
     place = in_slice("my-team.slice", "llm", "8090")
     limits = Limits(cpu=1.5, memory=1 << 30)
-    commands = parent.slice_commands(place, limits, Limits(tasks=9), NO_LIMITS)
+    commands = parent.slice_commands(place, limits, Limits(tasks=9), None)
     assert [shlex.join(command) for command in commands] == [
         f"{SET} my-team.slice {ACCOUNTING}",
         f"{SET} my-team-llm.slice {ACCOUNTING} TasksMax=9",
@@ -51,7 +51,7 @@ def test_a_worker_has_its_slice_and_those_above_prepared() -> None:
 
 def test_a_service_has_its_own_slice_prepared() -> None:
     place = in_slice("worker.slice", "llm", None)
-    commands = parent.slice_commands(place, NO_LIMITS)
+    commands = parent.slice_commands(place, None)
     assert [shlex.join(command) for command in commands] == [
         f"{SET} worker-llm.slice {ACCOUNTING}",
         "systemctl start worker-llm.slice",
@@ -61,12 +61,16 @@ def test_a_service_has_its_own_slice_prepared() -> None:
 def test_given_limits_lift_those_of_before(control: Path) -> None:
     drop_ins = control / "worker-llm.slice.d"
     drop_ins.mkdir(parents=True)
-    for name in ("CPUAccounting", "MemoryMax", "TasksMax", "IOReadBandwidthMax", "CPUQuota"):
+    limits = ("MemoryMax", "TasksMax", "IOReadBandwidthMax", "CPUQuota")
+    for name in (*limits, "CPUAccounting", "MemoryLow", "DeviceAllow"):
         (drop_ins / f"50-{name}.conf").touch()
     words = slices.set_command("worker-llm.slice", Limits(tasks=9))
     assert words[3:4] == ("worker-llm.slice",)
     assert words[8:] == ("CPUQuota=", "IOReadBandwidthMax=", "MemoryMax=infinity", "TasksMax=9")
-    assert slices.set_command("worker-llm.slice", NO_LIMITS)[8:] == ()
+    lifted = ("CPUQuota=", "IOReadBandwidthMax=", "MemoryMax=infinity", "TasksMax=")
+    assert slices.set_command("worker-llm.slice", NO_LIMITS)[8:] == lifted
+    assert slices.set_command("worker-llm.slice", None)[8:] == ()
+    assert slices.set_command("worker.slice", NO_LIMITS)[8:] == ()
 
 
 def test_a_failure_is_systemds_last_line(systemctl: Path) -> None:

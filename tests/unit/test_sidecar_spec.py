@@ -135,6 +135,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
         metadata={"port": "6379"},
         user="999",
         restart=Restart.ALWAYS,
+        service_limits=Limits(),
         host_limits=host,
     )
     assert config.workers == (
@@ -149,6 +150,8 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert config.free_commands
     assert list(config.services) == ["llm", "cache"]
     assert config.services["llm"].total == Limits(memory=20 * GIB, tasks=4096)
+    totals = [config.total(name) for name in ("llm", "cache", "nosuch")]
+    assert totals == [first.service_limits, Limits(), None]
 
 
 def test_find(tmp_path: Path) -> None:
@@ -160,7 +163,9 @@ def test_find(tmp_path: Path) -> None:
 
 def test_a_small_file_has_safe_defaults(tmp_path: Path) -> None:
     config = read(tmp_path, "services: {a: {command: [x], user: root, instances: {b: }}}")
-    assert config.workers == (Declared(WorkerSpec("a", "b", ("x",), user="root")),)
+    none = Limits()
+    only = WorkerSpec("a", "b", ("x",), user="root", service_limits=none, host_limits=none)
+    assert config.workers == (Declared(only),)
     assert (config.slice_name, config.free_commands) == ("worker.slice", False)
     assert config.ownership == Ownership(("worker.slice",))
 
@@ -174,6 +179,7 @@ def test_a_file_may_declare_nothing(tmp_path: Path, text: str) -> None:
 def test_a_host_without_a_file() -> None:
     EMPTY.ownership.check("worker.slice")
     assert EMPTY.path is None and EMPTY.find("a", "b") is None
+    assert EMPTY.host_limits is None and EMPTY.total("a") is None
     with pytest.raises(NotFoundError):
         EMPTY.request("a", "b", {})
 
@@ -285,7 +291,7 @@ def test_requests_choose_over_the_instance_over_the_service(tmp_path: Path) -> N
     new = config.request("llm", "9999", {"model": "large"}).spec
     assert new.argv == ("serve", "large", "9999", "10", "false")
     assert new.metadata == {"model": "large", "port": "9999"}
-    assert new.limits.memory == GIB and new.service_limits.memory == 8 * GIB
+    assert (new.limits.memory, new.service_limits) == (GIB, Limits(memory=8 * GIB))
     assert (new.gpu, new.user) == ("auto", "root")
     assert config.request("llm", "9999", {}).spec.metadata["model"] == "base"
     for bound in (5, 20):

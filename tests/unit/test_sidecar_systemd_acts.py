@@ -227,6 +227,17 @@ def test_slices_are_told_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
     assert commands(same) == [("worker-llm.slice", "MemorySwapMax=0")]
     other = WorkerSpec(*("llm", "1", ("/bin/true",)), service_limits=Limits(tasks=9))
     assert commands(other) == [("worker-llm.slice", "MemoryMax=infinity", "TasksMax=9")]
+    none = WorkerSpec(*("llm", "1", ("/bin/true",)), service_limits=Limits(), host_limits=Limits())
+    # on the slice of all nothing was set here, so what limits it is somebody else's
+    assert commands(none) == [("worker-llm.slice", "MemoryMax=infinity")]
+    above = tmp_path / "worker.slice.d"
+    above.mkdir()
+    (above / "50-CPUQuota.conf").write_text("")
+    assert commands(none)[0] == ("worker.slice", "CPUQuota=")
+    assert commands(SPEC) == []
+    systemd.units["worker.slice"] = {}
+    systemd.units["worker-llm.slice"] = {**all_on}
+    assert commands(none) == [], "it is lifted already"
     systemd.units["worker-llm.slice"] = {**all_on, "IOAccounting": False}
     assert commands(SPEC) == [("worker-llm.slice", "IOAccounting=yes")]
 

@@ -78,10 +78,13 @@ def test_a_unit_in_another_slice_is_no_worker() -> None:
 def test_how_a_run_ended_shows_when_it_is_over() -> None:
     killed = {"Result": "oom-kill", "ExecMainCode": 2, "ExecMainStatus": 9}
     failed = status(ActiveState="failed", SubState="failed", ControlGroup="", MainPID=0, **killed)
-    assert (failed.result, failed.exit_status) == ("oom-kill", 9)
+    assert (failed.result, failed.exit_status) == ("oom-kill", 137)
     assert (failed.cgroup, failed.pid) == (None, None)
     waiting = status(ActiveState="activating", SubState="auto-restart", **killed)
-    assert (waiting.result, waiting.exit_status) == ("oom-kill", 9)
+    assert (waiting.result, waiting.exit_status) == ("oom-kill", 137)
+    exited = {"Result": "exit-code", "ExecMainCode": 1, "ExecMainStatus": 9}
+    left = status(ActiveState="failed", SubState="failed", **exited)
+    assert (left.result, left.exit_status) == ("exit-code", 9)
     never_ran = status(ActiveState="failed", SubState="failed", Result="resources")
     assert (never_ran.result, never_ran.exit_status) == ("resources", None)
 

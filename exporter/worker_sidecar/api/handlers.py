@@ -135,7 +135,8 @@ class Handlers:
         return declared, self._start(host, declared.spec, body.strict)
 
     def _start_free(self, host: Host, body: models.FreeStart) -> models.Worker:
-        return self._start(host, body.spec(host.config.host_limits), body.strict)
+        above = (host.config.total(body.service), host.config.host_limits)
+        return self._start(host, body.spec(*above), body.strict)
 
     def _start(self, host: Host, spec: WorkerSpec, strict: bool) -> models.Worker:
         began = time.monotonic()

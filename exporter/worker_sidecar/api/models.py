@@ -19,7 +19,6 @@ from pydantic import (
 from worker_sidecar.errors import InputError
 from worker_sidecar.launch.launcher import GRACE, Ended, Restart, Status, WorkerSpec
 from worker_sidecar.launch.limits import (
-    NO_LIMITS,
     IoLimit,
     Limits,
     parse_bandwidth,
@@ -203,7 +202,9 @@ class FreeStart(_Request):
         bool, Field(description="Refuse a worker whose limits do not all hold on this host.")
     ] = False
 
-    def spec(self, host_limits: Limits = NO_LIMITS) -> WorkerSpec:
+    def spec(
+        self, service_limits: Limits | None = None, host_limits: Limits | None = None
+    ) -> WorkerSpec:
         """The worker that is meant. Raises InputError."""
         if self.user is None and self.image is None and os.geteuid() == 0:
             raise InputError("user is required; write root if root is meant")
@@ -222,6 +223,7 @@ class FreeStart(_Request):
             image=self.image,
             shm_size=_size(self.shm_size, parse_shm_size),
             gpu=self.gpu,
+            service_limits=service_limits,
             host_limits=host_limits,
         )
 

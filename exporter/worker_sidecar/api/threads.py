@@ -39,11 +39,12 @@ class Threads:
             raise BusyError(f"too many requests wait for a {self._name} thread; ask again later")
         self._held += 1
         future: Future[T] = Future()
-        self._jobs.put((future, work))
-        waiting = asyncio.wrap_future(future)
-        # Not when its caller is cancelled: the thread is held until the job has ended.
+        # Not when its caller is cancelled: the thread is held until the job has ended. And before
+        # the caller hears of that: it may come again at once.
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: _tell(loop, self._release))
+        waiting = asyncio.wrap_future(future)
+        self._jobs.put((future, work))
         return await waiting
 
     def close(self) -> None:

@@ -10,7 +10,6 @@ from worker_sidecar.cli.spec import Flags, changed, pairs
 from worker_sidecar.cli.where import Where, default_file, logged, where_options
 from worker_sidecar.errors import InputError, NotFoundError
 from worker_sidecar.launch.launcher import Restart, Status, WorkerSpec
-from worker_sidecar.launch.limits import NO_LIMITS
 from worker_sidecar.spec import Config, Declared
 
 _OPTIONS = (
@@ -137,7 +136,7 @@ def _base(
         instance,
         _from_here(command) if image is None else command,
         image=image,
-        service_limits=config.services[service].total if service in config.services else NO_LIMITS,
+        service_limits=config.total(service),
         host_limits=config.host_limits,
     )
 

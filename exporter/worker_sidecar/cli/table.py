@@ -1,5 +1,6 @@
 """The table of `ps`, and other text in columns."""
 
+import signal
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -77,8 +78,16 @@ def ending(result: str | None, exit_status: int | None) -> str:
     """How a run ended, in words; "" when nobody knows."""
     said = [] if result in (None, "success") else [str(result)]
     if exit_status is not None:
-        said.append(f"exit status {exit_status}")
+        said.append(f"exit status {exit_status}{_signal_of(exit_status)}")
     return ", ".join(said)
+
+
+def _signal_of(exit_status: int) -> str:
+    """The signal that 128 and more stand for, as a shell has it."""
+    try:
+        return f" ({signal.Signals(exit_status - 128).name})"
+    except ValueError:
+        return ""
 
 
 def _row(status: Status, now: float) -> tuple[str, ...]:

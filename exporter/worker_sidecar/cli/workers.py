@@ -115,7 +115,7 @@ def told(done: str, ended: Ended) -> str:
     """The line for a worker that was ended."""
     forced = " by SIGKILL" if ended.forced else ""
     how = ending(ended.result, ended.exit_status)
-    return f"{done} {ended.service}/{ended.instance}{forced}{f' ({how})' if how else ''}"
+    return f"{done} {ended.service}/{ended.instance}{forced}{f': {how}' if how else ''}"
 
 
 def _write(content: bytes) -> None:

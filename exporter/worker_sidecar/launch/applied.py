@@ -1,7 +1,7 @@
 """Limits written to a cgroup's files, and read back: which of them the host took."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -89,21 +89,14 @@ def unapplied(directory: str, limits: Limits) -> tuple[str, ...]:
     return tuple(name for name in _asked(limits) if name in wrong and _matters(name, limits))
 
 
-def replace(directory: str, limits: Limits) -> tuple[str, ...]:
+def replace(directory: str, limits: Limits | None) -> tuple[str, ...]:
     """As apply(), for a cgroup that had other limits before: what `limits` leaves open is open
-    again, and what holds is not written. Returns what unapplied() does.
+    again, and what holds is not written; None leaves all as it is. Returns what unapplied() does.
     """
-    files = _files(directory, limits, _devices(limits))
-    given = {file.name for file in files}
-    for name, (unlimited, value) in _UNLIMITED.items():
-        content = _read(f"{directory}/{name}")
-        if name not in given and content is not None and content != unlimited:
-            _written(f"{directory}/{name}", value)
-    _lift_other_devices(directory, _devices(limits))
-    for file in files:
-        if not _holds(f"{directory}/{file.name}", file.holds):
-            for value in file.writes:
-                _written(f"{directory}/{file.name}", value)
+    if limits is None:
+        return ()
+    for name, value in changes(directory, limits):
+        _written(f"{directory}/{name}", value)
     return unapplied(directory, limits)
 
 
@@ -112,6 +105,25 @@ def writes(directory: str, limits: Limits) -> Iterator[tuple[str, str]]:
     for file in _files(directory, limits, _devices(limits)):
         for value in file.writes:
             yield file.name, value
+
+
+def changes(directory: str, limits: Limits | None) -> Iterator[tuple[str, str]]:
+    """Name and content of each write that replace() would do. Raises InputError as that."""
+    if limits is None:
+        return
+    devices = _devices(limits)
+    files = _files(directory, limits, devices)
+    given = {file.name for file in files}
+    for name, (unlimited, value) in _UNLIMITED.items():
+        content = _read(f"{directory}/{name}")
+        if name not in given and content is not None and content != unlimited:
+            yield name, value
+    for device in _other_devices(directory, devices):
+        yield "io.max", f"{device} rbps=max wbps=max riops=max wiops=max"
+    for file in files:
+        if not _holds(f"{directory}/{file.name}", file.holds):
+            for value in file.writes:
+                yield file.name, value
 
 
 def _asked(limits: Limits) -> tuple[str, ...]:
@@ -241,13 +253,13 @@ def _has_devices(devices: Mapping[tuple[int, int], DeviceLimits]) -> Callable[[s
     return holds
 
 
-def _lift_other_devices(directory: str, devices: Mapping[tuple[int, int], DeviceLimits]) -> None:
+def _other_devices(
+    directory: str, devices: Mapping[tuple[int, int], DeviceLimits]
+) -> Sequence[str]:
     """Of the devices that io.max tells of, those that `devices` does not."""
     kept = {f"{major}:{minor}" for major, minor in devices}
-    for line in (_read(f"{directory}/io.max") or "").splitlines():
-        device = line.split(" ")[0]
-        if device not in kept:
-            _written(f"{directory}/io.max", f"{device} rbps=max wbps=max riops=max wiops=max")
+    limited = [line.split(" ")[0] for line in (_read(f"{directory}/io.max") or "").splitlines()]
+    return [device for device in limited if device not in kept]
 
 
 def _holds(path: str, holds: Callable[[str], bool]) -> bool:

@@ -52,6 +52,7 @@ def image_of(declaration: str | None) -> str | None:
 def differences(running: str | None, declared: str) -> Iterator[str]:
     """What differs, a line each: "limits.memory: 1073741824 -> 2147483648".
 
+    No limits and limits that are not ours to say do not: a new worker would run under the same.
     A running worker without a declaration, or with one that is not ours, differs as a whole.
     """
     try:

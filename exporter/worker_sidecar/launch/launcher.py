@@ -68,7 +68,8 @@ class WorkerSpec:
     NAME=value lines: their contents are never on a command line, nor where others can read.
     `gpu` is what was asked for ("auto", a number, a UUID), `gpus` what was found for it at the
     start. `service_limits` hold for all workers of the service together, `host_limits` for all
-    workers below the slice.
+    workers below the slice: exactly these, so what was set there before and is not among them is
+    lifted; None leaves what is there.
 
     With an `image` only: `volumes`, each "HOST:CONTAINER" or "HOST:CONTAINER:ro", are paths of the
     host that the container sees; `shm_size` is the size of its /dev/shm in bytes, None for Docker's
@@ -96,8 +97,8 @@ class WorkerSpec:
     shm_size: int | None = None
     gpu: str | None = None
     gpus: tuple[Gpu, ...] = ()
-    service_limits: Limits = NO_LIMITS
-    host_limits: Limits = NO_LIMITS
+    service_limits: Limits | None = None
+    host_limits: Limits | None = None
 
     def __post_init__(self) -> None:
         check_names(self.service, self.instance)
@@ -155,10 +156,10 @@ class Status:
     slice), `unit` its systemd unit, `container` the full id of its container, `pid` its main
     process, `started` in seconds since the epoch, `restarts` how often it was started again,
     `result` and `exit_status` how its last run ended, in systemd's words (exit-code, signal,
-    oom-kill, ...) and as a number. `unapplied` names the fields of Limits that were asked for and
-    do not hold. `metadata` are the xattrs without `user.worker.`. `declaration` is what the worker
-    was started with, see declaration.py; it never comes from what a worker itself can write where
-    the launcher has a better place for it.
+    oom-kill, ...) and as a number, 128 + n for signal n. `unapplied` names the fields of Limits
+    that were asked for and do not hold. `metadata` are the xattrs without `user.worker.`.
+    `declaration` is what the worker was started with, see declaration.py; it never comes from what
+    a worker itself can write where the launcher has a better place for it.
     """
 
     service: str

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from worker_sidecar.errors import NotFoundError
-from worker_sidecar.launch.limits import NO_LIMITS, Limits
+from worker_sidecar.launch.limits import Limits
 from worker_sidecar.launch.names import check_names
 from worker_sidecar.ownership import Ownership
 from worker_sidecar.spec.declared import Declared, Service
@@ -18,7 +18,8 @@ class Config:
     """What workers.yaml says. `path` is None where there is no file.
 
     `workers` are the declared ones in the order of the file; `host_limits` hold for all workers
-    together; `free_commands`: a request to the API may bring a command of its own.
+    together, None without a file; `free_commands`: a request to the API may bring a command of its
+    own.
     """
 
     path: str | None
@@ -26,7 +27,7 @@ class Config:
     ownership: Ownership
     workers: tuple[Declared, ...] = ()
     services: Mapping[str, Service] = field(default_factory=dict)
-    host_limits: Limits = NO_LIMITS
+    host_limits: Limits | None = None
     free_commands: bool = False
 
     def find(self, service: str, instance: str) -> Declared | None:
@@ -35,6 +36,11 @@ class Config:
             if (declared.spec.service, declared.spec.instance) == (service, instance):
                 return declared
         return None
+
+    def total(self, service: str) -> Limits | None:
+        """The limits of all workers of a service together, None where it is not declared."""
+        found = self.services.get(service)
+        return None if found is None else found.total
 
     def request(self, service: str, instance: str, parameters: Mapping[str, object]) -> Declared:
         """A worker of a declared service with the `parameters` that were chosen for it.

@@ -13,7 +13,7 @@ from worker_sidecar.spec.template import fill, tokens
 from worker_sidecar.spec.values import Wanted, check_tokens, metadata_of, values_of
 
 
-def build(wanted: Wanted, host_limits: Limits) -> Declared:
+def build(wanted: Wanted, host_limits: Limits | None) -> Declared:
     """The worker that is wanted. Raises InputError for what does not fit together."""
     service, instance = wanted.service.entry, wanted.entry
     values = values_of(wanted)

@@ -91,7 +91,7 @@ def every_limit_is_in_the_kernel() -> None:
 
 
 def limits_above_are_replaced_and_kept() -> None:
-    """What is no longer given is open again; a worker that gives nothing leaves all as it is."""
+    """What is no longer given is open again; None leaves all as it is, and no limits lift all."""
     host = Limits(memory=512 * MIB)
     with running(spec("one", "rest", service_limits=Limits(tasks=70), host_limits=host)):
         for _ in range(2):
@@ -102,6 +102,10 @@ def limits_above_are_replaced_and_kept() -> None:
             assert above == {**FILES, **wanted}, above
             with running(spec("two", "rest")):
                 pass
+        with running(spec("two", "rest", service_limits=Limits(), host_limits=Limits())):
+            for folder in (TOP, TOP / "t"):
+                found = {name: (folder / name).read_text().strip() for name in FILES}
+                assert found == FILES, (folder, found)
 
 
 FILES = {

@@ -45,7 +45,11 @@ def polite_end() -> None:
     worker = spec("polite", "rest")
     LAUNCHER.start(worker)
     ended = LAUNCHER.stop("t", "polite")
-    assert (ended.forced, ended.result, ended.exit_status) == (False, "success", signal.SIGTERM)
+    assert (ended.forced, ended.result, ended.exit_status) == (
+        False,
+        "success",
+        128 + signal.SIGTERM,
+    )
     assert is_gone(worker)
     raised(NotFoundError, lambda: LAUNCHER.stop("t", "polite"))
     raised(NotFoundError, lambda: LAUNCHER.status("t", "polite"))
@@ -60,7 +64,11 @@ def deaf_worker_is_killed_after_the_grace() -> None:
         before = time.monotonic()
         ended = LAUNCHER.stop("t", "deaf", 1.5)
         assert time.monotonic() - before >= 1.5
-        assert (ended.forced, ended.result, ended.exit_status) == (True, "signal", signal.SIGKILL)
+        assert (ended.forced, ended.result, ended.exit_status) == (
+            True,
+            "signal",
+            128 + signal.SIGKILL,
+        )
         assert is_gone(worker)
 
 

@@ -64,15 +64,21 @@ def every_limit_is_in_the_kernel() -> None:
 
 
 def given_limits_replace_those_before() -> None:
-    """On the service's slice; and a worker that gives none leaves them."""
+    """On the slices of the service and of all; None leaves them, and no limits lift them."""
     folder = TOP / "worker-lim.slice"
-    with running(spec("all", "rest", service="lim", service_limits=Limits(tasks=70))):
+    host = Limits(tasks=900)
+    one = spec("all", "rest", service="lim", service_limits=Limits(tasks=70), host_limits=host)
+    with running(one):
         assert read(folder / "pids.max") == "70"
         assert read(folder / "memory.max") == "max"
         assert show("worker-lim.slice", "CPUQuotaPerSecUSec") == "infinity"
         assert show("worker-lim.slice", "AllowedCPUs") == ""
         with running(spec("other", "rest", service="lim")):
-            assert read(folder / "pids.max") == "70"
+            assert (read(folder / "pids.max"), read(TOP / "pids.max")) == ("70", "900")
+        none = spec("none", "rest", service="lim", service_limits=Limits(), host_limits=Limits())
+        with running(none):
+            assert (read(folder / "pids.max"), read(TOP / "pids.max")) == ("max", "max")
+            assert show("worker-lim.slice", "TasksAccounting") == "yes"
 
 
 def cpu_hog_gets_its_quota() -> None:

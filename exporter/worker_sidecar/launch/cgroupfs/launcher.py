@@ -29,7 +29,7 @@ from worker_sidecar.launch.launcher import (
     Status,
     WorkerSpec,
 )
-from worker_sidecar.launch.limits import Limits
+from worker_sidecar.launch.limits import NO_LIMITS, Limits
 from worker_sidecar.launch.names import check_names
 from worker_sidecar.launch.output import FileLog
 from worker_sidecar.launch.site import Site
@@ -169,7 +169,7 @@ class CgroupfsLauncher:
                 "plain cgroup: leave it away, or use a host with systemd"
             )
         for limits in (spec.limits, spec.service_limits, spec.host_limits):
-            applied.check(limits)
+            applied.check(limits or NO_LIMITS)
         return spawn.prepare(spec, self._site)
 
     @contextmanager
@@ -294,11 +294,9 @@ class CgroupfsLauncher:
         return NotFoundError(f"no worker {service}/{instance} below {self._slice}")
 
 
-def _limit(directory: str, limits: Limits, worker: str) -> None:
-    """Limits of all workers together: those of before are replaced, and stay where none are
-    given, for others may run below.
-    """
-    missing = applied.replace(directory, limits) if limits else ()
+def _limit(directory: str, limits: Limits | None, worker: str) -> None:
+    """Limits of all workers together, in place of those of before."""
+    missing = applied.replace(directory, limits)
     if missing:
         log.warn(
             "limits above a worker that do not hold on this host",

@@ -5,9 +5,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from worker_sidecar.launch import applied, spawn
-from worker_sidecar.launch.cgroupfs import hierarchy, marks
+from worker_sidecar.launch.cgroupfs import lines, marks
 from worker_sidecar.launch.declaration import encode
-from worker_sidecar.launch.limits import Limits
 
 
 def command_lines(base: str, cgroup: str, start: spawn.Start) -> Sequence[str]:
@@ -17,42 +16,16 @@ def command_lines(base: str, cgroup: str, start: spawn.Start) -> Sequence[str]:
     service = os.path.dirname(directory)
     own_slice = os.path.dirname(service)
     return [
-        *_make(base, cgroup),
-        *_limit(own_slice, spec.host_limits),
-        *_limit(service, spec.service_limits),
-        f'setfattr -n user.worker.started -v "$(date +%s.%3N)" {shlex.quote(directory)}',
-        *(
-            f"setfattr -n user.worker.{key} -v {shlex.quote(_text(value))} {shlex.quote(directory)}"
-            for key, value in {**spec.attributes, marks.DECLARATION: encode(spec)}.items()
-        ),
-        *_limit(directory, spec.limits),
+        *lines.make(base, cgroup),
+        *lines.limit(own_slice, applied.changes(own_slice, spec.host_limits)),
+        *lines.limit(service, applied.changes(service, spec.service_limits)),
+        *lines.mark(directory, {**spec.attributes, marks.DECLARATION: encode(spec)}),
+        *lines.limit(directory, applied.writes(directory, spec.limits)),
         *(_delegate(directory, start) if spec.delegate else ()),
         *spawn.command_lines(start, directory),
     ]
 
 
-def _make(base: str, cgroup: str) -> Iterator[str]:
-    """Each level, and on it the controllers that the root has and the level above hands on."""
-    directory = base
-    controllers = hierarchy.available(base)
-    for name in cgroup.split("/"):
-        for controller in controllers:
-            yield f"echo +{controller} > {shlex.quote(f'{directory}/cgroup.subtree_control')}"
-        directory = f"{directory}/{name}"
-        yield f"mkdir -p {shlex.quote(directory)}"
-
-
-def _limit(directory: str, limits: Limits) -> Iterator[str]:
-    for name, value in applied.writes(directory, limits):
-        yield f"echo {shlex.quote(value)} > {shlex.quote(f'{directory}/{name}')}"
-
-
 def _delegate(directory: str, start: spawn.Start) -> Iterator[str]:
     paths = " ".join(shlex.quote(f"{directory}{name}") for name in marks.DELEGATED)
     yield f"chown {start.account.uid}:{start.account.gid} {paths}"
-
-
-def _text(value: str) -> str:
-    """`value` as setfattr takes it, which otherwise reads 0x... and backslashes its own way."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -18,7 +18,7 @@ from worker_sidecar.launch.docker.drivers import (
     systemd_runs,
 )
 from worker_sidecar.launch.docker.place import Place, pattern, possible
-from worker_sidecar.launch.limits import NO_LIMITS, Limits
+from worker_sidecar.launch.limits import Limits
 from worker_sidecar.launch.names import check_names, check_service
 from worker_sidecar.launch.site import Site
 
@@ -36,12 +36,13 @@ def cgroup_parent(site: Site, service: str, instance: str | None, socket: str) -
         check_names(service, instance)
     mount_of(site)
     place = place_of(site, driver_of(connect(socket).info(), socket), service, instance)
-    prepare(site, place, *([NO_LIMITS] if instance is None else [NO_LIMITS, NO_LIMITS]))
+    prepare(site, place, *([None] if instance is None else [None, None]))
     return place.parent
 
 
-def prepare(site: Site, place: Place, *bounds: Limits) -> None:
+def prepare(site: Site, place: Place, *bounds: Limits | None) -> None:
     """Make the cgroup `place`, with `bounds`: its own limits, then those of the cgroups above it.
+    They take the place of those that were set there before; None leaves them.
 
     Raises CreationFailedError, or InputError for an IO limit of no disk.
     """
@@ -52,14 +53,13 @@ def prepare(site: Site, place: Place, *bounds: Limits) -> None:
     mount = mount_of(site)
     create_hierarchy(mount, place.cgroup)
     for path, limits in _levels(place, bounds):
-        if limits:
-            applied.apply(f"{mount}/{path}", limits)
+        applied.replace(f"{mount}/{path}", limits)
     if systemd_runs():
         flag = f"--worker.pattern={pattern(site.slice_name)}"
         log.info("this worker is outside of its slice; the exporter needs a flag", flag=flag)
 
 
-def slice_commands(place: Place, *bounds: Limits) -> Sequence[Sequence[str]]:
+def slice_commands(place: Place, *bounds: Limits | None) -> Sequence[Sequence[str]]:
     """What prepare() does for a slice, as commands."""
     units = [(os.path.basename(path), limits) for path, limits in _levels(place, bounds)]
     set_up = [slices.set_command(unit, limits) for unit, limits in units]
@@ -93,7 +93,7 @@ def _left(site: Site, place: Place) -> bool:
     return os.path.isdir(directory)
 
 
-def _levels(place: Place, bounds: Sequence[Limits]) -> Sequence[tuple[str, Limits]]:
+def _levels(place: Place, bounds: Sequence[Limits | None]) -> Sequence[tuple[str, Limits | None]]:
     """The path of each cgroup and its limits, from the top down."""
     paths = [place.cgroup]
     while len(paths) < len(bounds):

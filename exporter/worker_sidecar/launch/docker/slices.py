@@ -10,7 +10,14 @@ from contextlib import suppress
 
 from worker_sidecar.errors import CreationFailedError, InputOutputError
 from worker_sidecar.launch.limits import Limits
-from worker_sidecar.launch.systemd.properties import ACCOUNTING, lifted, name_of, settings
+from worker_sidecar.launch.systemd.properties import (
+    ACCOUNTING,
+    NAMES,
+    lifted,
+    name_of,
+    of_device,
+    settings,
+)
 
 _CONTROL = "/run/systemd/system.control"
 """Where `set-property --runtime` keeps what it was told, see systemctl(1)."""
@@ -22,10 +29,14 @@ _PATIENCE = 60.0
 """Seconds for one systemctl; it waits for the job."""
 
 
-def set_command(unit: str, limits: Limits) -> Sequence[str]:
-    """The command that accounts and limits the slice `unit`, whether it is active or not."""
-    its = settings(limits)
-    return ("systemctl", "set-property", "--runtime", unit, *ACCOUNTING, *_stale(unit, its), *its)
+def set_command(unit: str, limits: Limits | None) -> Sequence[str]:
+    """The command that accounts and limits the slice `unit`, whether it is active or not.
+
+    `limits` take the place of those that were set here before; None leaves them.
+    """
+    its = () if limits is None else settings(limits)
+    stale = () if limits is None else _stale(unit, its)
+    return ("systemctl", "set-property", "--runtime", unit, *ACCOUNTING, *stale, *its)
 
 
 def start_command(unit: str) -> Sequence[str]:
@@ -68,27 +79,14 @@ def forget_below(slice_name: str) -> None:
 
 
 def _stale(unit: str, its: Sequence[str]) -> Sequence[str]:
-    """What lifts limits that were set before and are not among `its`; where no limits are given
-    all stays as it is.
-    """
-    if not its:
-        return ()
-    replaced = {name_of(setting) for setting in its if not _of_device(setting)}
-    kept = {*replaced, *map(name_of, ACCOUNTING)}
-    return [lifted(name) for name in _set_before(unit) if name not in kept]
-
-
-def _of_device(setting: str) -> bool:
-    """A limit of one device is added to what was set before, and does not replace it."""
-    return "Max=/" in setting
+    """What lifts limits that were set before and are not among `its`."""
+    replaced = {name_of(setting) for setting in its if not of_device(setting)}
+    return [lifted(name) for name in _set_before(unit) if name not in replaced]
 
 
 def _set_before(unit: str) -> Sequence[str]:
-    """The properties in the drop-ins of set-property, 50-NAME.conf each."""
-    with suppress(OSError):
-        files = sorted(os.listdir(f"{_CONTROL}/{unit}.d"))
-        return [file[3:-5] for file in files if file.startswith("50-") and file.endswith(".conf")]
-    return ()
+    """The limits in the drop-ins of set-property, 50-NAME.conf each; others may set more there."""
+    return [name for name in sorted(NAMES) if os.path.exists(f"{_CONTROL}/{unit}.d/50-{name}.conf")]
 
 
 def _active(unit: str) -> bool:

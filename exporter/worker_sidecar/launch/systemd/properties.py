@@ -56,6 +56,11 @@ def name_of(setting: str) -> str:
     return setting.partition("=")[0]
 
 
+def of_device(setting: str) -> bool:
+    """Whether a NAME=value limits one device: it is added to those before, and replaces none."""
+    return "Max=/" in setting
+
+
 def lifted(name: str) -> str:
     """The setting that lifts a limit."""
     return f"{name}={_NONE.get(name, '')}"
@@ -93,3 +98,6 @@ _SINGLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "TasksMax": ("TasksMax", str),
 }
 """By the name that set-property takes: the D-Bus property, and its value as it is set."""
+
+NAMES = frozenset((*_SINGLE, *_IO))
+"""Every property that settings() writes."""

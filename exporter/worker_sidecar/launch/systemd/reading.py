@@ -1,5 +1,6 @@
 """What systemd says of a unit, in the sidecar's words."""
 
+import os
 from collections.abc import Mapping
 
 from worker_sidecar.launch import applied, cgroup
@@ -34,10 +35,15 @@ def state_of(properties: Properties) -> State | None:
 
 
 def end_of(properties: Properties) -> tuple[str | None, int | None]:
-    """How a unit's last run ended (Result, ExecMainStatus); None for what did not run."""
+    """How a unit's last run ended (Result, ExecMainStatus); None for what did not run.
+
+    The end by signal n is 128 + n, as for a shell and for Docker.
+    """
     result = properties.get("Result") or None
-    ran = properties.get("ExecMainCode", 0) != 0
-    return result, properties.get("ExecMainStatus") if ran else None
+    code, status = properties.get("ExecMainCode", 0), properties.get("ExecMainStatus")
+    if code == 0 or status is None:
+        return result, None
+    return result, status + 128 if code in (os.CLD_KILLED, os.CLD_DUMPED) else status
 
 
 def declaration_of(properties: Properties) -> str | None:

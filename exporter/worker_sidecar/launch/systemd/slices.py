@@ -8,7 +8,7 @@ from contextlib import suppress
 from worker_exporter import log
 from worker_sidecar.launch import applied
 from worker_sidecar.launch.launcher import WorkerSpec
-from worker_sidecar.launch.limits import Limits
+from worker_sidecar.launch.limits import NO_LIMITS, Limits
 from worker_sidecar.launch.systemd.command import slice_command
 from worker_sidecar.launch.systemd.manager import Manager
 from worker_sidecar.launch.systemd.place import Place
@@ -17,6 +17,7 @@ from worker_sidecar.launch.systemd.properties import (
     in_force,
     lifted,
     name_of,
+    of_device,
     settings,
 )
 
@@ -25,17 +26,17 @@ async def preparations(manager: Manager, spec: WorkerSpec, place: Place) -> list
     """The commands that set what is not set yet: the limits of all workers together and of the
     service, and the accounting of the service, which goes on while none of its workers runs.
 
-    Given limits take the place of those that were set here before; none leave all as it is.
+    Limits take the place of those that were set here before; None leaves them.
     """
-    wanted = {
-        place.slice_name: settings(spec.host_limits),
-        place.service_slice(spec.service): (*ACCOUNTING, *settings(spec.service_limits)),
-    }
+    wanted: Sequence[tuple[str, Sequence[str], Limits | None]] = (
+        (place.slice_name, (), spec.host_limits),
+        (place.service_slice(spec.service), ACCOUNTING, spec.service_limits),
+    )
     commands: list[Sequence[str]] = []
-    for unit, its in wanted.items():
+    for unit, accounting, limits in wanted:
+        its = (*accounting, *settings(limits or NO_LIMITS))
         found = in_force(await manager.properties(unit))
-        limited = any(setting not in ACCOUNTING for setting in its)
-        stale = _stale(unit, its, found, place) if limited else []
+        stale = [] if limits is None else _stale(unit, its, found, place)
         changes = [*stale, *(setting for setting in its if setting not in found)]
         if changes:
             commands.append(slice_command(unit, changes, place))
@@ -64,8 +65,7 @@ def _stale(unit: str, its: Sequence[str], found: Sequence[str], place: Place) ->
     """What lifts limits that were set here before, and are not wanted any more."""
     kept = {setting for setting in its if setting in found}
     gone = {name_of(setting) for setting in found if setting not in (*kept, *ACCOUNTING)}
-    # a plain value replaces the one before, a device's is added to the others'
-    changed = {name_of(setting) for setting in its if "Max=/" not in setting}
+    changed = {name_of(setting) for setting in its if not of_device(setting)}
     return [
         lifted(name)
         for name in sorted(gone - changed)
@@ -73,5 +73,5 @@ def _stale(unit: str, its: Sequence[str], found: Sequence[str], place: Place) ->
     ]
 
 
-def _unapplied(directory: str, limits: Limits) -> Sequence[str]:
+def _unapplied(directory: str, limits: Limits | None) -> Sequence[str]:
     return applied.unapplied(directory, limits) if limits else ()
