@@ -187,10 +187,16 @@ def _step(declared: Declared, status: Status | None, on_purpose: bool) -> Step:
     if not status.alive:
         result = f": {status.result}" if status.result else ""
         return step(Need.START, f"{status.state}{result}")
-    differing = tuple(differences(status.declaration, encode(spec)))
+    differing = (*differences(status.declaration, encode(spec)), *_lost(status))
     # A limit that the host does not take would not hold in a new worker, either.
     loose = tuple(f"limits.{name} does not hold" for name in status.unapplied)
     return step(Need.REPLACEMENT if differing else Need.NOTHING, *differing, *loose)
+
+
+def _lost(status: Status) -> Iterator[str]:
+    """What a container is without that Docker started by itself, as it does after a reboot."""
+    if status.container is not None and "started" not in status.metadata:
+        yield "no metadata, nor the limits of the service: Docker started it by itself"
 
 
 def _by_name(statuses: Iterable[Status]) -> dict[Name, Status]:

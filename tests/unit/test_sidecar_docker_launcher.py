@@ -85,6 +85,7 @@ def test_a_worker_from_start_to_stop(
     assert started.container == next(iter(memory.made))
     assert os.getxattr(folder, "user.worker.model") == b"llama"
     assert started.metadata["model"] == "llama"
+    assert "declaration" not in started.metadata
     assert launcher.list() == [started] == [launcher.status("llm", "8090")]
     assert launcher.stop("llm", "8090", 1) == Ended("llm", "8090", False, "success", 0)
     assert (memory.made, left(site)) == ({}, [])

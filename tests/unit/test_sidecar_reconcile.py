@@ -74,6 +74,19 @@ def test_what_differs_is_said_line_by_line() -> None:
     )
 
 
+def test_a_container_that_docker_started_by_itself_differs() -> None:
+    """After a reboot its slice is a new one, that nobody limited or marked."""
+    image = dataclasses.replace(A, image="serve:1")
+    container = dataclasses.replace(right(image), container="5e1f" * 16)
+    ours = dataclasses.replace(container, metadata={"started": "1767225600.000"})
+    [step] = plan(config(image), [ours], ()).steps
+    assert step.need is Need.NOTHING
+    [step] = plan(config(image), [container], ()).steps
+    assert step.need is Need.REPLACEMENT
+    [why] = step.why
+    assert why.endswith("Docker started it by itself")
+
+
 def test_a_limit_the_host_does_not_take_is_said_but_is_no_reason_to_replace() -> None:
     status = running("llm", "b", declaration=encode(B), unapplied=("memory",))
     [_, step] = plan(config(A, B), [right(A), status], ()).steps

@@ -64,9 +64,14 @@ def status_of(site: Site, container: Container) -> Status:
         result=container.result,
         exit_status=container.exit_status,
         unapplied=_unapplied(site, container) if container.alive else (),
-        metadata=cgroup.attributes(directory_of(site, container.place)),
+        metadata=_metadata(directory_of(site, container.place)),
         declaration=container.declaration,
     )
+
+
+def _metadata(directory: str) -> Mapping[str, str]:
+    found = cgroup.attributes(directory)
+    return {key: value for key, value in found.items() if key != "declaration"}
 
 
 def _labelled(daemon: Daemon, site: Site, labels: Mapping[str, str]) -> list[Container]:
