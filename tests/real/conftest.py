@@ -1,5 +1,6 @@
 """A place for real cgroups, removed with all that is in it whatever happens."""
 
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 import pytest
 from tests.support import CannotMakeCgroupsError, made_slice
 from tests.tools import missing
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts us in the background has it so, and what the tests start must hear Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

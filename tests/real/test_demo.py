@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -84,8 +85,13 @@ class Running:
 
     def end(self) -> int:
         assert self.process.stdout is not None
-        self.said += self.process.stdout.read()
-        return self.process.wait(60)
+        limit = threading.Timer(60, self.process.kill)
+        limit.start()
+        try:
+            self.said += self.process.stdout.read()
+            return self.process.wait()
+        finally:
+            limit.cancel()
 
 
 @pytest.fixture

@@ -27,7 +27,12 @@ _OPTIONS = (
         metavar="PATH=BYTES",
         help="Bytes a second read from the disk that PATH is or lies on: /data=10M; repeatable.",
     ),
-    click.option("--io-write-bandwidth", multiple=True, metavar="PATH=BYTES", help="The same."),
+    click.option(
+        "--io-write-bandwidth",
+        multiple=True,
+        metavar="PATH=BYTES",
+        help="Bytes a second written to it; repeatable.",
+    ),
     click.option("--io-read-iops", multiple=True, metavar="PATH=N", help="Reads a second."),
     click.option("--io-write-iops", multiple=True, metavar="PATH=N", help="Writes a second."),
     click.option("--user", metavar="NAME", help="The user to run as, or a uid."),
