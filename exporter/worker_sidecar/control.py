@@ -1,7 +1,7 @@
 """What people and programs may do with workers: every check that is not one launcher's own."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -10,7 +10,12 @@ from worker_sidecar.claims import ClaimedError, claimed
 from worker_sidecar.errors import (
     AlreadyRunningError,
     CreationFailedError,
+    InputError,
+    InputOutputError,
+    LaunchError,
     NotFoundError,
+    RefusedError,
+    StoppedError,
 )
 from worker_sidecar.launch import best
 from worker_sidecar.launch.declaration import grace_of
@@ -43,35 +48,31 @@ class Control:
         """Start a worker, with the GPUs it asks for. It is no longer stopped on purpose.
 
         Limits that do not hold afterwards are a warning; `strict` ends the worker again and raises
-        CreationFailedError. Raises what Launcher.start raises, and RefusedError for a port that
-        another worker has.
+        CreationFailedError. Raises what Launcher.start raises, RefusedError for a port that another
+        worker has, and StoppedError when somebody stops a declared worker meanwhile.
         """
-        self.check_writable("start", declared_spec.name, declared_spec.service)
-        spec = with_port(declared_spec)
-        with self._claimed(spec):
-            living = self._living(spec)
-            own = living.pop(spec.name, None)
-            if own is not None:
-                raise AlreadyRunningError(f"{own.name} is already running ({own.state})")
-            spec = _prepared(spec, living)
-            self.stopped.clear(spec.service, spec.instance)
-            status = self.launcher.start(spec)
-        return self._judged(spec, status, strict)
+        return self._start(declared_spec, self._take_back, strict)
+
+    def restore(self, declared_spec: WorkerSpec, *, strict: bool = False) -> Status:
+        """As start(), but a worker that is stopped on purpose stays so: StoppedError."""
+        return self._start(declared_spec, self._check_wanted, strict)
 
     def replace(self, declared_spec: WorkerSpec, *, strict: bool = False) -> Status:
         """Stop a worker and start it again as `declared_spec` says. What can be seen to be wrong
-        with the new one is found before the old one is stopped. Raises as start().
+        with the new one is found before the old one is stopped. Raises as restore().
         """
         self.check_writable("replace", declared_spec.name, declared_spec.service)
         spec = with_port(declared_spec)
         with self._claimed(spec):
-            spec = self._prepared_beside_itself(spec)
-            self.launcher.commands(spec)
+            self.launcher.commands(self._prepared_beside_itself(spec))
             # no marker: after a SIGKILL in between, the next apply starts the worker
             with suppress(NotFoundError):
                 grace = self._grace(spec.service, spec.instance)
                 self.launcher.stop(spec.service, spec.instance, grace)
-            status = self.launcher.start(spec)
+            with self._choosing(spec):
+                spec = self._prepared_beside_itself(spec)
+                self._check_wanted(spec)
+                status = self._launched(spec)
         return self._judged(spec, status, strict)
 
     def commands(self, declared_spec: WorkerSpec) -> Sequence[str]:
@@ -86,17 +87,17 @@ class Control:
         """
         check_names(service, instance)
         self.check_writable("stop", f"{service}/{instance}", service)
-        self._mark(service, instance)
-        if grace is None:
-            grace = self._grace(service, instance)
-        return self.launcher.stop(service, instance, grace)
+        with self._marked(service, instance):
+            if grace is None:
+                grace = self._grace(service, instance)
+            return self.launcher.stop(service, instance, grace)
 
     def kill(self, service: str, instance: str) -> Ended:
         """As stop(), with SIGKILL at once."""
         check_names(service, instance)
         self.check_writable("kill", f"{service}/{instance}", service)
-        self._mark(service, instance)
-        return self.launcher.kill(service, instance)
+        with self._marked(service, instance):
+            return self.launcher.kill(service, instance)
 
     def down(self, grace: float = GRACE) -> Sequence[Ended]:
         """Stop all workers and remove the slice; every declared worker is stopped on purpose."""
@@ -131,31 +132,88 @@ class Control:
             within = "" if service is None else f"-{service}"
             self.config.ownership.check(f"{self.slice_name.removesuffix('.slice')}{within}.slice")
 
-    def _mark(self, service: str, instance: str) -> None:
+    def _start(
+        self, declared_spec: WorkerSpec, agree: Callable[[WorkerSpec], None], strict: bool
+    ) -> Status:
+        """start(), where `agree` is asked, last of all, whether it may be."""
+        self.check_writable("start", declared_spec.name, declared_spec.service)
+        spec = with_port(declared_spec)
+        with self._claimed(spec), self._choosing(spec):
+            living = self._living(spec)
+            own = living.pop(spec.name, None)
+            if own is not None:
+                raise _running(own)
+            spec = _prepared(spec, living)
+            agree(spec)
+            status = self._launched(spec)
+        return self._judged(spec, status, strict)
+
+    def _launched(self, spec: WorkerSpec) -> Status:
+        """Start it, but not against a stop that came meanwhile, and that may have found nothing."""
+        status = self.launcher.start(spec)
+        try:
+            self._check_wanted(spec)
+        except StoppedError:
+            with suppress(NotFoundError):
+                self.launcher.stop(spec.service, spec.instance, spec.grace)
+            raise
+        return status
+
+    def _check_wanted(self, spec: WorkerSpec) -> None:
+        """Raises StoppedError for a worker that is stopped on purpose."""
+        if (spec.service, spec.instance) in self.stopped.names():
+            raise StoppedError(f"{spec.name} was not started: somebody stopped it on purpose")
+
+    def _take_back(self, spec: WorkerSpec) -> None:
+        """The worker is no longer stopped on purpose, unless its stop is still under way."""
+        if (spec.service, spec.instance) not in self.stopped.names():
+            return
+        with suppress(NotFoundError, LaunchError):
+            status = self.launcher.status(spec.service, spec.instance)
+            if status.alive:
+                raise _running(status)
+        self.stopped.clear(spec.service, spec.instance)
+
+    @contextmanager
+    def _marked(self, service: str, instance: str) -> Iterator[None]:
+        """Stopped on purpose from now on, unless the stop is one that is not even tried."""
+        name = (service, instance)
         # An undeclared worker has nobody who would start it again; and if it is declared some day,
         # a marker of today must not keep it down.
-        if self.config.find(service, instance) is not None:
-            self.stopped.mark(service, instance)
+        if self.config.find(*name) is None or name in self.stopped.names():
+            yield
+            return
+        self.stopped.mark(*name)
+        try:
+            yield
+        except (InputError, RefusedError):  # nothing was done
+            self.stopped.clear(*name)
+            raise
 
     def _grace(self, service: str, instance: str) -> float:
         return grace_of(self.launcher.status(service, instance).declaration)
 
     @contextmanager
     def _claimed(self, spec: WorkerSpec) -> Iterator[None]:
-        """Nobody else starts this worker, one with its port, or one that asks for a GPU."""
-        claims = [f"{spec.service}@{spec.instance}"]
-        if "port" in spec.metadata:
-            claims.append(f"port-{spec.metadata['port']}")
-        if spec.gpu is not None:
-            claims.append("gpu")
+        """Nobody else starts this worker, or one with its port."""
+        name = f"{spec.service}@{spec.instance}"
+        ports = [f"port-{spec.metadata['port']}"] if "port" in spec.metadata else []
         try:
-            with claimed(self.stopped.run_dir, claims):
+            with claimed(self.stopped.run_dir, [name, *ports]):
                 yield
         except ClaimedError as error:
-            said = f"{spec.name} was not started: another start holds {error.claim}, without end"
-            if error.claim == claims[0]:
-                raise AlreadyRunningError(said) from None
-            raise CreationFailedError(said) from None
+            if error.claim == name:
+                raise AlreadyRunningError(_held_up(spec, error)) from None
+            raise InputOutputError(_held_up(spec, error)) from None
+
+    @contextmanager
+    def _choosing(self, spec: WorkerSpec) -> Iterator[None]:
+        """Nobody else chooses a GPU. To be claimed last: then nobody waits in a circle."""
+        try:
+            with claimed(self.stopped.run_dir, [] if spec.gpu is None else ["gpu"]):
+                yield
+        except ClaimedError as error:
+            raise InputOutputError(_held_up(spec, error)) from None
 
     def _prepared_beside_itself(self, spec: WorkerSpec) -> WorkerSpec:
         """_prepared(), as if the worker itself did not run."""
@@ -222,6 +280,14 @@ def open_reading(
     if choice.monitored and forced != "docker":
         launcher = best.with_docker(choice.launcher, site)
     return Control(launcher, Stopped(site.run_dir), emergency, config, name)
+
+
+def _running(status: Status) -> AlreadyRunningError:
+    return AlreadyRunningError(f"{status.name} is already running ({status.state})")
+
+
+def _held_up(spec: WorkerSpec, error: ClaimedError) -> str:
+    return f"{spec.name} was not started: another start holds {error.claim}, without end"
 
 
 def _prepared(spec: WorkerSpec, living: Mapping[str, Status]) -> WorkerSpec:

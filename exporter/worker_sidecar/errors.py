@@ -68,6 +68,10 @@ class CreationFailedError(LaunchError):
     kind = "creation-failed"
 
 
+class StoppedError(CreationFailedError):
+    """Somebody stopped the worker on purpose, so it was not started, or was ended again."""
+
+
 class KillFailedError(LaunchError):
     """A process does not end: it is in uninterruptible sleep. Its worker is a zombie worker."""
 

@@ -13,6 +13,7 @@ from worker_sidecar.errors import (
     InputOutputError,
     NotFoundError,
     SidecarError,
+    StoppedError,
 )
 from worker_sidecar.launch.declaration import differences, encode
 from worker_sidecar.launch.launcher import Status, WorkerSpec
@@ -216,7 +217,7 @@ def _handled(step: Step, control: Control, replace: bool, prune: bool, strict: b
     try:
         did = _do(step, control, replace, prune, strict)
         return Result(step, did, time.monotonic() - begun)
-    except AlreadyRunningError:
+    except (AlreadyRunningError, StoppedError):
         return Result(step, Did.NOTHING)  # somebody else was faster
     except SidecarError as failure:
         error = failure
@@ -228,9 +229,7 @@ def _handled(step: Step, control: Control, replace: bool, prune: bool, strict: b
 
 def _do(step: Step, control: Control, replace: bool, prune: bool, strict: bool) -> Did:
     if step.need is Need.START and step.spec is not None:
-        if (step.service, step.instance) in control.stopped.names():
-            return Did.NOTHING  # stopped since the plan was made
-        control.start(step.spec, strict=strict)
+        control.restore(step.spec, strict=strict)
         return Did.STARTED
     if step.need is Need.REPLACEMENT and step.spec is not None and replace:
         control.replace(step.spec, strict=strict)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from worker_sidecar import gpu
 from worker_sidecar.errors import InputError, RefusedError
+from worker_sidecar.launch import declaration
 from worker_sidecar.launch.launcher import Status, WorkerSpec
 from worker_sidecar.launch.names import claimed_port, port_of
 
@@ -28,8 +29,17 @@ def check_port(spec: WorkerSpec, living: Iterable[Status]) -> None:
     """Raises RefusedError when one of the `living` workers has the port of `spec`."""
     port = spec.metadata.get("port")
     for status in living:
-        if port is not None and status.metadata.get("port") == port:
+        if port is not None and _port(status) == port:
             raise RefusedError(f"{spec.name} was not started: {status.name} has the port {port}")
+
+
+def _port(status: Status) -> str | None:
+    """Of what it was started with, where that is known: a worker to whom its cgroup is delegated
+    can write its metadata, and would keep others from any port.
+    """
+    if status.declaration is None:
+        return status.metadata.get("port")
+    return declaration.port_of(status.declaration)
 
 
 def with_gpus(spec: WorkerSpec, living: Iterable[Status]) -> WorkerSpec:

@@ -154,7 +154,8 @@ def test_another_process_of_that_pid_is_not_the_main_one(launcher: CgroupfsLaunc
     """PIDs come again; the time of the start does not."""
     launcher.start(WorkerSpec("llm", "8080", SLEEP))
     noted = f"{os.getpid()} 1".encode()
-    os.setxattr(f"{launcher.directory}/llm/8080", shim.MAIN_PROCESS, noted)
+    for name in (shim.MAIN_PROCESS, shim.TRUSTED_MAIN_PROCESS):
+        os.setxattr(f"{launcher.directory}/llm/8080", name, noted)
     assert launcher.status("llm", "8080").pid is None
 
 
@@ -362,7 +363,7 @@ def test_down_has_one_grace_for_all(launcher: CgroupfsLauncher, fifo: Fifo) -> N
 def test_down_leaves_containers_to_their_daemon(launcher: CgroupfsLauncher) -> None:
     directory = f"{launcher.directory}/web/1"
     launcher.start(WorkerSpec("web", "1", SLEEP))
-    os.setxattr(directory, "user.worker.declaration", b'{"image":"debian"}')
+    os.setxattr(directory, f"{cgroup.TRUSTED}declaration", b'{"image":"debian"}')
     assert launcher.down() == []
     assert cgroup.populated(directory)
 

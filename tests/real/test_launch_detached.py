@@ -247,6 +247,19 @@ def test_what_is_not_there_is_not_found(launcher: DetachedLauncher) -> None:
         launcher.logs("llm", "8080", 10, follow=False)
 
 
+def test_a_mark_that_names_no_worker_is_passed_over(launcher: DetachedLauncher) -> None:
+    """Anybody can write one, and what `ps` shows goes to root's terminal."""
+    for name in ("llm@\x1b[2J", "llm@a\nb", "LLM@1", "llm", "../x@1"):
+        given = {**os.environ, "WORKER_SIDECAR": f"{SLICE}/{name}"}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(["cat"], env=given, stdin=pipe, stdout=pipe, bufsize=0) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b"x")
+            assert process.stdout.read(1) == b"x"
+            assert carriers() == [process.pid]
+            assert launcher.list() == []
+
+
 def test_what_cannot_be_is_refused(launcher: DetachedLauncher) -> None:
     with pytest.raises(RefusedError, match=r"restart: on-failure.*systemd"):
         launcher.start(WorkerSpec("llm", "8080", SLEEP, restart=Restart.ON_FAILURE))

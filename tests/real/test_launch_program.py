@@ -25,12 +25,15 @@ from tests.real.launch_support import (
 from tests.tools import require
 
 from worker_sidecar.errors import (
+    AlreadyRunningError,
     CreationFailedError,
     InputError,
     RefusedError,
 )
 from worker_sidecar.launch import shim
 from worker_sidecar.launch.cgroupfs import CgroupfsLauncher
+from worker_sidecar.launch.combined import Combined
+from worker_sidecar.launch.declaration import encode
 from worker_sidecar.launch.launcher import WorkerSpec
 from worker_sidecar.launch.output import FileLog
 from worker_sidecar.launch.site import Site
@@ -300,6 +303,41 @@ def test_a_delegated_worker_makes_cgroups_of_its_own(
     assert not directory.exists()
 
 
+def test_a_delegated_worker_cannot_get_out_of_our_hands(
+    launcher: CgroupfsLauncher, site: Site
+) -> None:
+    """Neither by the attributes that are its own to write, nor by cgroups without end."""
+    code = f"""if True:
+        import os, time
+        place = {site.mount!r} + [l[3:-1] for l in open("/proc/self/cgroup") if l[:3] == "0::"][0]
+        os.setxattr(place, "user.worker.declaration", b'{{"image": "x", "limits": {{"cpu": 1}}}}')
+        os.setxattr(place, "user.worker.main-process", b"1 0")
+        os.setxattr(place, "user.worker.started", b"inf")
+        os.removexattr(place, "user.worker.started")
+        os.chdir(place)
+        try:
+            for _ in range(1500):
+                os.mkdir("a")
+                os.chdir("a")
+        except OSError as error:
+            print(error.strerror, flush=True)
+        else:
+            print("without end", flush=True)
+        time.sleep(1000)
+    """
+    spec = WorkerSpec("d", "1", (*SYSTEM_PYTHON, code), user="nobody", delegate=True)
+    before = launcher.start(spec)
+    stream = launcher.logs("d", "1", 10, follow=True)
+    assert stream.read() == b"Resource temporarily unavailable\n"  # EAGAIN: cgroup.max.depth
+    stream.close()
+    assert launcher.list() == [before]
+    assert (before.declaration, before.pid is None) == (encode(spec), False)
+    with pytest.raises(AlreadyRunningError):
+        launcher.start(spec)
+    Combined(launcher, None).stop("d", "1", 0)
+    assert not os.path.exists(f"{launcher.directory}/d/1")
+
+
 def test_secrets_are_the_workers_alone(
     launcher: CgroupfsLauncher, site: Site, open_path: Path
 ) -> None:
@@ -323,7 +361,7 @@ def test_secrets_are_the_workers_alone(
     assert environ["CREDENTIALS_DIRECTORY"] == str(directory)
     assert (environ["API_KEY"], environ["EMPTY"]) == ("s3cret = $x", "")
     mode, owner = directory.stat().st_mode, directory.stat().st_uid
-    assert (stat.S_IMODE(mode), owner) == (0o700, NOBODY)
+    assert (stat.S_IMODE(mode), owner) == (0o750, 0)
     file = directory / "token"
     assert (stat.S_IMODE(file.stat().st_mode), file.stat().st_uid) == (0o400, NOBODY)
     assert not stat.S_IMODE(os.stat(site.run_dir).st_mode) & 0o066

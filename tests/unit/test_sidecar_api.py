@@ -4,19 +4,31 @@ import asyncio
 import json
 import logging
 import os
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, ServerDisconnectedError
-from tests.unit.api_support import FILE, HEADERS, TOKEN, WORKERS, Scene, acquired, bearer, drive, us
+from aiohttp import ClientPayloadError, ClientSession, ServerDisconnectedError
+from tests.unit.api_support import (
+    FILE,
+    HEADERS,
+    PATIENCE,
+    TOKEN,
+    WORKERS,
+    Scene,
+    acquired,
+    bearer,
+    drive,
+    us,
+)
 from tests.unit.fake_launcher import running
 
 from worker_sidecar.api.handlers import MOST_BYTES
 from worker_sidecar.api.settings import Rates
 from worker_sidecar.errors import CreationFailedError, KillFailedError
-from worker_sidecar.launch.launcher import State
+from worker_sidecar.launch.launcher import Ended, State
 from worker_sidecar.launch.limits import Limits
 
 LLM = {"service": "llm", "instance": "8080"}
@@ -621,6 +633,34 @@ def test_slow_starts_hold_up_no_question(tmp_path: Path) -> None:
     drive(tmp_path, scenario, text=FILE.replace('"{port}"', "x"))
 
 
+def test_slow_stops_hold_up_neither_a_kill_nor_a_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go = threading.Semaphore(0), threading.Event()
+
+    def slow(service: str, instance: str, grace: float) -> Ended:
+        began.release()
+        assert go.wait(PATIENCE)
+        return Ended(service, instance, forced=False)
+
+    async def scenario(scene: Scene) -> None:
+        assert (await scene.ask("POST", WORKERS, LLM))[0] == 201
+        monkeypatch.setattr(scene.launcher, "stop", slow)
+        asked = [
+            asyncio.create_task(scene.ask("DELETE", f"{WORKERS}/llm/s{n}?grace=5"))
+            for n in range(32)
+        ]
+        for _ in range(16):
+            await acquired(began)
+        async with asyncio.timeout(PATIENCE / 2):
+            assert (await scene.ask("POST", f"{WORKERS}/llm/8080/kill"))[0] == 200
+            assert (await scene.ask("POST", WORKERS, LLM))[0] == 201
+        go.set()
+        assert {status for status, _ in await asyncio.gather(*asked)} == {200}
+
+    drive(tmp_path, scenario)
+
+
 def test_only_so_many_connections(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         held = [await asyncio.open_connection(*scene.place) for _ in range(3)]
@@ -679,6 +719,22 @@ def test_a_client_that_leaves_closes_its_stream(tmp_path: Path) -> None:
             await acquired(scene.launcher.log.reading)
             response.close()
         assert await asyncio.to_thread(scene.launcher.log.closed.wait, 20)
+
+    drive(tmp_path, scenario)
+
+
+def test_a_client_that_takes_no_output_keeps_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker_sidecar.api.streams._SEND_SECONDS", 0.2)
+
+    async def scenario(scene: Scene) -> None:
+        scene.launcher.workers["llm", "8080"] = running("llm", "8080")
+        async with scene.unix.get(f"{WORKERS}/llm/8080/logs?follow=true") as response:
+            scene.launcher.log.say(b"more than any buffer holds\n" * 2**21)
+            assert await asyncio.to_thread(scene.launcher.log.closed.wait, PATIENCE)
+            with pytest.raises(ClientPayloadError):
+                await response.read()
 
     drive(tmp_path, scenario)
 

@@ -1,6 +1,7 @@
 """Operations on cgroup directories that need no kernel: on copies of its files."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,40 @@ def test_a_process_of_another_namespace_has_no_pid_here(tmp_path: Path) -> None:
     """It shows as 0, and a signal to 0 is one to ourselves."""
     top = make(tmp_path / "top", "0\n12\n0\n")
     assert cgroup.pids(str(top)) == [12]
+
+
+def test_cgroups_nested_deeper_than_a_path_can_tell_hide_none_above_them(tmp_path: Path) -> None:
+    top = make(tmp_path / "top", "12\n")
+    make(top / "aa", "13\n")
+    place = os.open(top / "aa", os.O_RDONLY)
+    for _ in range(2500):
+        os.mkdir("aa", dir_fd=place)
+        below = os.open("aa", os.O_RDONLY, dir_fd=place)
+        os.close(place)
+        place = below
+    os.close(place)
+    try:
+        assert cgroup.pids(str(top)) == [12, 13]
+    finally:
+        subprocess.run(["rm", "-rf", top], check=True)
+
+
+def test_a_process_is_signalled_before_the_next_cgroup_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read long ago may be the PID of somebody else by now."""
+    top = make(tmp_path / "top", "12\n", populated=1)
+    below = make(top / "a", "13\n")
+    told: list[int] = []
+
+    def kill(pid: int, number: int) -> None:
+        told.append(pid)
+        (below / "cgroup.procs").write_text("14\n")
+        (top / "cgroup.events").write_text("populated 0\n")
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert not cgroup.end(str(top), 5)
+    assert dict.fromkeys(told) == dict.fromkeys([12, 14])
 
 
 @pytest.mark.parametrize(("value", "expected"), [(0, False), (1, True)])

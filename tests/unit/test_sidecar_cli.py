@@ -12,6 +12,7 @@ from tests.unit.fake_launcher import FakeLauncher, running
 import worker_exporter
 from worker_exporter.errors import UserError
 from worker_sidecar.cli import where
+from worker_sidecar.cli.apply import planned
 from worker_sidecar.cli.program import execute
 from worker_sidecar.cli.where import Where
 from worker_sidecar.control import Control
@@ -26,9 +27,11 @@ from worker_sidecar.errors import (
 from worker_sidecar.launch import best
 from worker_sidecar.launch.best import Choice
 from worker_sidecar.launch.combined import Combined
-from worker_sidecar.launch.launcher import State
+from worker_sidecar.launch.declaration import differences, encode
+from worker_sidecar.launch.launcher import State, WorkerSpec
 from worker_sidecar.launch.limits import Limits
 from worker_sidecar.launch.site import Site
+from worker_sidecar.reconcile import Need, Step
 
 
 def sidecar(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -280,3 +283,13 @@ def test_control_is_opened_for_the_configurations_slice(
     with pytest.raises(PermissionDeniedError):
         Where(slice_name="worker.slice").control()
     assert Where(slice_name="worker.slice").reading().slice_name == "worker.slice"
+
+
+def test_what_a_worker_was_declared_with_cannot_steer_the_terminal() -> None:
+    """A worker without a cgroup carries its declaration in its environment."""
+    declared = encode(WorkerSpec("llm", "1", ("x",)))
+    why = differences('{"\\u001b[2J\\n": "\\u009b2J", "argv": ["x"]}', declared)
+    assert list(planned(Step("llm", "1", Need.REPLACEMENT, tuple(why)))) == [
+        "llm/1: differs; would be left without --replace",
+        '  \\x1b[2J\\n: "\\x9b2J" -> nothing',
+    ]

@@ -126,6 +126,42 @@ def test_a_silent_daemon_costs_no_other_worker(
     assert "down(5)" in process.calls
 
 
+def test_a_silent_daemon_is_waited_for_once(
+    combined: Combined, docker: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang(docker)
+    monkeypatch.setattr("worker_sidecar.launch.combined._SLOW", 0.0)
+    combined.start(PROCESS)
+    assert docker.calls == ["status llm/8080"]
+    combined.start(WorkerSpec("llm", "8081", ("sleep", "9")))
+    assert [each.instance for each in combined.list()] == ["8080", "8081"]
+    assert docker.calls == ["status llm/8080"]
+    with pytest.raises(InputOutputError):
+        combined.start(WorkerSpec("web", "1", (), image="nginx"))
+    assert docker.calls[1:] == ["start web/1"], "its own workers always ask it"
+
+
+def test_a_daemon_that_was_silent_is_asked_again(
+    combined: Combined, docker: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang(docker)
+    monkeypatch.setattr("worker_sidecar.launch.combined._SLOW", 0.0)
+    monkeypatch.setattr("worker_sidecar.launch.combined._SILENCE", 0.0)
+    combined.list()
+    docker.hangs = None
+    docker.workers["web", "1"] = running("web", "1", launcher="docker")
+    assert [each.name for each in combined.list()] == ["web/1"]
+
+
+def test_an_error_that_comes_at_once_is_no_silence(
+    combined: Combined, docker: FakeLauncher
+) -> None:
+    hang(docker)
+    combined.list()
+    combined.list()
+    assert docker.calls == ["list", "list"]
+
+
 def test_without_docker_an_image_is_refused_with_the_reason(process: FakeLauncher) -> None:
     combined = Combined(process, None, "there is no socket")
     with pytest.raises(RefusedError, match="llm/8080 has an image, but there is no socket"):

@@ -4,26 +4,32 @@ import os
 import pwd
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.unit.fake_launcher import FakeLauncher, running
 
 from worker_sidecar import gpu
+from worker_sidecar.claims import claimed
 from worker_sidecar.control import Control
 from worker_sidecar.errors import (
     AlreadyRunningError,
     CreationFailedError,
     InputError,
+    InputOutputError,
     KillFailedError,
     NotFoundError,
     PermissionDeniedError,
     RefusedError,
     SidecarError,
+    StoppedError,
 )
 from worker_sidecar.launch.combined import Combined
-from worker_sidecar.launch.launcher import Gpu, State, Status, WorkerSpec
+from worker_sidecar.launch.declaration import encode
+from worker_sidecar.launch.launcher import GRACE, Ended, Gpu, State, Status, WorkerSpec
 from worker_sidecar.ownership import Ownership
 from worker_sidecar.spec import Config, Declared
 from worker_sidecar.stopped import Stopped
@@ -66,6 +72,50 @@ def test_a_marker_is_there_before_the_stop(control: Control, launcher: FakeLaunc
     control.stopped.clear("llm", "8080")
     with pytest.raises(KillFailedError):
         control.kill("llm", "8080")
+    assert control.stopped.names() == {("llm", "8080")}
+
+
+@pytest.mark.parametrize("refusal", [InputError("too long"), RefusedError("it is us")])
+def test_a_stop_that_is_not_even_tried_leaves_no_marker(
+    control: Control, launcher: FakeLauncher, refusal: SidecarError
+) -> None:
+    control.start(LLM)
+    launcher.fails["llm/8080"] = refusal
+    for end in (control.stop, control.kill):
+        with pytest.raises(type(refusal)):
+            end("llm", "8080")
+        assert control.stopped.names() == frozenset()
+    control.stopped.mark("llm", "8080")
+    with pytest.raises(type(refusal)):
+        control.kill("llm", "8080")
+    assert control.stopped.names() == {("llm", "8080")}
+
+
+@pytest.mark.parametrize("spec", [LLM, JOB])
+def test_a_stop_that_is_under_way_is_not_forgotten(
+    control: Control, launcher: FakeLauncher, spec: WorkerSpec
+) -> None:
+    control.start(spec)
+    control.stopped.mark(spec.service, spec.instance)
+    with pytest.raises(AlreadyRunningError):
+        control.start(spec)
+    assert control.stopped.names() == {(spec.service, spec.instance)}
+
+
+@pytest.mark.parametrize("start", [Control.start, Control.restore, Control.replace])
+def test_a_stop_that_comes_during_a_start_counts(
+    control: Control, launcher: FakeLauncher, start: Callable[[Control, WorkerSpec], Status]
+) -> None:
+    """It finds nothing to end yet, and says so: whoever starts the worker has to end it."""
+
+    def stop(spec: WorkerSpec) -> None:
+        with pytest.raises(NotFoundError):
+            control.stop(spec.service, spec.instance)
+
+    launcher.before_start = stop
+    with pytest.raises(StoppedError, match="llm/8080 was not started: somebody stopped it"):
+        start(control, LLM)
+    assert launcher.workers == {}
     assert control.stopped.names() == {("llm", "8080")}
 
 
@@ -114,6 +164,18 @@ def test_a_port_is_given_once(control: Control, launcher: FakeLauncher) -> None:
         "llm", "8080", state=State.FAILED, metadata={"port": "8080"}
     )
     control.start(other)
+
+
+def test_a_worker_cannot_take_a_port_by_writing_its_own_metadata(
+    control: Control, launcher: FakeLauncher
+) -> None:
+    declared = encode(WorkerSpec("evil", "1", ("x",), metadata={"port": "9000"}))
+    launcher.workers["evil", "1"] = running(
+        "evil", "1", metadata={"port": "8080"}, declaration=declared
+    )
+    control.start(LLM)
+    with pytest.raises(RefusedError, match="web/1 was not started: evil/1 has the port 9000"):
+        control.start(WorkerSpec("web", "1", ("x",), metadata={"port": "9000"}))
 
 
 def test_instances_of_two_services_may_have_one_number(control: Control) -> None:
@@ -231,6 +293,56 @@ def test_a_replacement_looks_before_it_stops(control: Control, launcher: FakeLau
     assert launcher.changes() == ["stop(5) llm/8080", "start llm/8080"]
     assert launcher.specs["llm/8080"].argv == ("y",)
     assert control.stopped.names() == frozenset()
+
+
+def test_a_stop_during_a_replacement_counts(control: Control, launcher: FakeLauncher) -> None:
+    control.start(LLM)
+    launcher_stop = launcher.stop
+
+    def stop(service: str, instance: str, grace: float = GRACE) -> Ended:
+        control.stopped.mark(service, instance)
+        return launcher_stop(service, instance, grace)
+
+    launcher.stop = stop  # type: ignore[method-assign]
+    launcher.calls.clear()
+    with pytest.raises(StoppedError):
+        control.replace(LLM)
+    assert launcher.changes() == ["stop(5) llm/8080"]
+
+
+def test_a_replacement_that_waits_for_the_old_one_holds_up_no_other_gpu(
+    control: Control, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "choose", lambda wanted, taken: (Gpu(0, "GPU-0"),))
+    launcher_stop = launcher.stop
+
+    def slow(service: str, instance: str, grace: float = GRACE) -> Ended:
+        with claimed(control.stopped.run_dir, ["gpu"], 0):
+            return launcher_stop(service, instance, grace)
+
+    launcher.stop = slow  # type: ignore[method-assign]
+    control.start(WorkerSpec("job", "1", ("x",), gpu="auto"))
+    control.replace(WorkerSpec("job", "1", ("y",), gpu="auto"))
+    assert launcher.specs["job/1"].gpus == (Gpu(0, "GPU-0"),)
+
+
+def test_a_claim_that_others_keep_is_worth_another_try(
+    control: Control, launcher: FakeLauncher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`serve` tries again what was not answered, but nothing that is wrong in itself."""
+    monkeypatch.setattr("worker_sidecar.control.claimed", partial(claimed, patience=0))
+    wanting = WorkerSpec("llm", "8080", ("x",), gpu="auto")
+    for claim, error in {
+        "llm@8080": AlreadyRunningError,
+        "port-8080": InputOutputError,
+        "gpu": InputOutputError,
+    }.items():
+        with (
+            claimed(control.stopped.run_dir, [claim]),
+            pytest.raises(error, match=f"llm/8080 was not started: another start holds {claim}"),
+        ):
+            control.start(wanting)
+    assert launcher.changes() == []
 
 
 def test_down_keeps_the_declared_down(control: Control, launcher: FakeLauncher) -> None:

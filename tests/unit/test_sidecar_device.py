@@ -104,6 +104,12 @@ def test_what_no_disk_is_behind(sysfs: Path, mountinfo: Path, path: str, says: s
     assert str(caught.value) == says
 
 
+def test_a_path_that_no_file_can_have() -> None:
+    """Half a character, as JSON can say it."""
+    with pytest.raises(InputError, match="limit io: /\ud800: no name of a file"):
+        device_of("/\ud800")
+
+
 def test_on_this_host_the_file_system_of_a_file_is_that_of_its_disk() -> None:
     """Against lsblk's own source: the entry in /sys/dev/block of what stat() says."""
     found = os.stat("/").st_dev

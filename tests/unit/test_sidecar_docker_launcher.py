@@ -449,6 +449,6 @@ def test_what_somebody_else_put_there_is_left_alone(
     (folder / "cgroup.procs").write_text("4711\n")
     with pytest.raises(RefusedError, match="4711"):
         launcher.stop("llm", "8090")
-    with pytest.raises(AlreadyRunningError, match="4711"):
+    with pytest.raises(RefusedError, match="4711"):  # not "already running": apply would be glad
         launcher.start(spec())
     assert folder.is_dir() and not memory.made

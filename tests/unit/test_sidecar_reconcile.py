@@ -17,7 +17,7 @@ from worker_sidecar.launch.declaration import encode
 from worker_sidecar.launch.launcher import State, Status, WorkerSpec
 from worker_sidecar.launch.limits import Limits
 from worker_sidecar.ownership import Ownership
-from worker_sidecar.reconcile import Absent, Did, Need, Result, absent, apply, plan
+from worker_sidecar.reconcile import Absent, Did, Need, Result, absent, apply, carry_out, plan
 from worker_sidecar.spec import Config, Declared
 from worker_sidecar.stopped import Stopped
 
@@ -221,6 +221,24 @@ def test_somebody_faster_is_no_failure(control: Control, launcher: FakeLauncher)
     outcome = apply(config(A), control)
     assert did(outcome.results) == {"llm/a": Did.NOTHING}
     assert not outcome.failed
+
+
+def test_a_stop_after_the_plan_was_made_counts(control: Control, launcher: FakeLauncher) -> None:
+    made = plan(config(A), (), ())
+    control.stopped.mark("llm", "a")
+    assert did(carry_out(made, control).results) == {"llm/a": Did.NOTHING}
+    assert launcher.changes() == []
+    assert control.stopped.names() == {("llm", "a")}
+
+
+def test_a_stop_while_it_is_applied_is_no_failure(control: Control, launcher: FakeLauncher) -> None:
+    apply(config(A), control)
+    changed = dataclasses.replace(A, argv=("serve", "anew"))
+    launcher.before_start = lambda spec: control.stopped.mark(spec.service, spec.instance)
+    outcome = apply(config(changed, B), control, replace=True)
+    assert did(outcome.results) == {"llm/a": Did.NOTHING, "llm/b": Did.NOTHING}
+    assert launcher.workers == {}
+    assert control.stopped.names() == {("llm", "a"), ("llm", "b")}
 
 
 def test_workers_are_handled_side_by_side(control: Control, launcher: FakeLauncher) -> None:

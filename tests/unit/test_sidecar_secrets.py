@@ -103,8 +103,10 @@ def test_another_user_can_pass_through_but_not_look(tmp_path: Path) -> None:
     secrets.check_way(str(directory), owner)
     above = [mode(path) for path in directory.parents[:3]]
     assert above == [0o711] * 3
-    for path in (directory, directory / "a"):
-        assert path.stat().st_uid == owner.uid
+    # not the owner's: root would remove what he makes in there, however deep
+    assert (directory.stat().st_uid, directory.stat().st_gid) == (0, owner.gid)
+    assert mode(directory) == 0o750
+    assert ((directory / "a").stat().st_uid, mode(directory / "a")) == (owner.uid, 0o400)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -181,11 +181,13 @@ def test_a_users_manager_is_told_no_user() -> None:
 def test_what_the_linker_obeys_is_for_the_worker_alone() -> None:
     """Else root's helper would load what a worker's variable names."""
     env = {"LD_PRELOAD": "/evil.so", "GLIBC_TUNABLES": "x=1", "PLAIN": "1", "BELL": "a\x07"}
+    env |= {"GCONV_PATH": "/evil", "LOCPATH": "/evil"}
     words = command.run_command(replace(BARE, env=env), SYSTEM)
     assert [word for word in words if word.startswith("--setenv=")] == ["--setenv=PLAIN=1"]
     behind = words[words.index("--") + 1 :]
     hidden = ("LD_PRELOAD=3D/evil.so", "GLIBC_TUNABLES=3Dx=3D1", "BELL=3Da=07")
-    assert behind[-5:] == ("3", *hidden, "/bin/true")
+    found = (*hidden, "GCONV_PATH=3D/evil", "LOCPATH=3D/evil")
+    assert behind[-7:] == ("5", *found, "/bin/true")
 
 
 def test_the_program_is_found_on_the_workers_path(tmp_path: Path) -> None:

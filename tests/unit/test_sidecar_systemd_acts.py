@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.unit.systemd_support import FakeManager
@@ -14,12 +14,14 @@ from worker_sidecar.errors import (
     CreationFailedError,
     InputError,
     InputOutputError,
+    NotFoundError,
     PermissionDeniedError,
 )
 from worker_sidecar.launch.declaration import encode
 from worker_sidecar.launch.launcher import WorkerSpec
 from worker_sidecar.launch.limits import Limits
-from worker_sidecar.launch.systemd import ending, manager, slices, starting
+from worker_sidecar.launch.site import Site
+from worker_sidecar.launch.systemd import SystemdLauncher, ending, manager, slices, starting
 from worker_sidecar.launch.systemd.command import DECLARATION
 from worker_sidecar.launch.systemd.place import Place
 
@@ -200,6 +202,47 @@ def test_a_unit_that_was_started_again_meanwhile_is_not_reset() -> None:
     with pytest.raises(InputOutputError, match="started again"):
         end(systemd, 5)
     assert [call[0] for call in systemd.calls] == ["hold", "stop", "let_go"]
+
+
+def a_launcher(systemd: manager.Manager, monkeypatch: pytest.MonkeyPatch) -> SystemdLauncher:
+    monkeypatch.setattr(
+        "worker_sidecar.launch.systemd.launcher.ask",
+        lambda user, question: asyncio.run(question(systemd)),
+    )
+    return SystemdLauncher(Site("worker.slice", None, "", ""), user=False)
+
+
+def test_a_worker_that_ended_a_moment_before_its_stop_is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    systemd = FakeManager({UNIT: {**ACTIVE, "Slice": "worker-llm.slice"}})
+
+    def forgotten(unit: str) -> None:
+        raise manager.NoSuchUnitError(f"systemd: Unit {unit} not loaded.")
+
+    systemd.on_stop = forgotten
+    with pytest.raises(NotFoundError, match="no worker llm/8080"):
+        a_launcher(systemd.real, monkeypatch).stop("llm", "8080")
+
+
+def test_a_long_list_is_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for at once, the last of 2000 answers would come after its deadline."""
+    asked = most = 0
+
+    class Slow:
+        async def units(self, pattern: str) -> list[str]:
+            return [f"worker-llm@{number}.service" for number in range(9)]
+
+        async def properties(self, unit: str) -> dict[str, Any]:
+            nonlocal asked, most
+            asked += 1
+            most = max(most, asked)
+            await asyncio.sleep(0)
+            asked -= 1
+            return {**ACTIVE, "Slice": "worker-llm.slice"}
+
+    assert len(a_launcher(cast(manager.Manager, Slow()), monkeypatch).list()) == 9
+    assert most == 1
 
 
 def test_slices_are_told_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from worker_sidecar.api.operations import WORKERS
 from worker_sidecar.api.streams import Streams
 from worker_sidecar.api.threads import Threads
 from worker_sidecar.errors import InputError, RefusedError, SidecarError
-from worker_sidecar.launch.launcher import Ended, WorkerSpec
+from worker_sidecar.launch.launcher import WorkerSpec
 from worker_sidecar.metrics import STARTED, SidecarMetrics
 from worker_sidecar.spec import Declared
 
@@ -30,7 +30,10 @@ _READING = (4, 60)
 """Threads for questions, and how many may wait for one."""
 
 _CHANGING = (16, 48)
-"""Threads for what changes something: a stop can take as long as its grace."""
+"""Threads for starts and kills."""
+
+_STOPPING = (16, 48)
+"""Threads for stops, each of which can take as long as its grace: no kill must wait for one."""
 
 Q = TypeVar("Q", bound=BaseModel)
 
@@ -47,6 +50,7 @@ class Handlers:
         self._started = started
         self._reading = Threads("reading", *_READING)
         self._changing = Threads("changing", *_CHANGING)
+        self._stopping = Threads("stopping", *_STOPPING)
         self._streams = Streams()
         self._document = document()
 
@@ -58,6 +62,7 @@ class Handlers:
         """Let the threads end, when what they do has ended."""
         self._reading.close()
         self._changing.close()
+        self._stopping.close()
         self._streams.close()
 
     async def list_workers(self, request: web.Request) -> web.StreamResponse:
@@ -99,12 +104,14 @@ class Handlers:
         service, instance = _names(request)
         query = _query(models.StopQuery, request)
         control = self._current.host.control
-        return await self._end(partial(control.stop, service, instance, query.grace))
+        stop = partial(control.stop, service, instance, query.grace)
+        return answer(models.EndedWorker.of(await self._stopping.run(stop)))
 
     async def kill_worker(self, request: web.Request) -> web.StreamResponse:
         service, instance = _names(request)
         _query(models.NoQuery, request)
-        return await self._end(partial(self._current.host.control.kill, service, instance))
+        kill = partial(self._current.host.control.kill, service, instance)
+        return answer(models.EndedWorker.of(await self._changing.run(kill)))
 
     async def get_logs(self, request: web.Request) -> web.StreamResponse:
         service, instance = _names(request)
@@ -148,9 +155,6 @@ class Handlers:
         self._metrics.launched(spec.service, STARTED)
         self._metrics.launch_took(time.monotonic() - began, spec.service)
         return worker
-
-    async def _end(self, end: Callable[[], Ended]) -> web.StreamResponse:
-        return answer(models.EndedWorker.of(await self._changing.run(end)))
 
 
 def answer(content: BaseModel, status: int = 200, **more: Any) -> web.Response:

@@ -15,6 +15,9 @@ from worker_sidecar.launch.launcher import LogStream
 AT_ONCE = 16
 """Clients that can read output at a time: each holds a thread while it waits for more."""
 
+_SEND_SECONDS = 60.0
+"""How long a client may take no output before it has to leave: others want its place."""
+
 _HEADERS = {
     "Content-Type": "text/plain; charset=utf-8",
     "X-Content-Type-Options": "nosniff",
@@ -81,17 +84,25 @@ class Streams:
         try:
             await response.prepare(request)
             while not self._ending and (piece := await self._readers.run(stream.read)):
-                await response.write(piece)
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await response.write(piece)
             await response.write_eof()
         except ConnectionError:
             return response  # the client has left
+        except TimeoutError:
+            log.warn("a client takes no output", path=request.path, seconds=_SEND_SECONDS)
+            _cut_off(request)
         except Exception as error:
             log.error("output broke off", path=request.path, **log.describe(error))
-            # Cut off, so that it does not look complete.
-            if request.transport is not None:
-                request.transport.abort()
+            _cut_off(request)
         return response
 
     def _close_opened(self, opening: "asyncio.Future[LogStream]") -> None:
         if not opening.cancelled() and opening.exception() is None:
             self._closer.submit(opening.result().close)
+
+
+def _cut_off(request: web.Request) -> None:
+    """End the connection so that the answer does not look complete."""
+    if request.transport is not None:
+        request.transport.abort()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from worker_sidecar import reconcile
-from worker_sidecar.cli.telling import tell_error
+from worker_sidecar.cli.telling import printable, tell_error
 from worker_sidecar.cli.where import Where, default_file, logged, where_options
 from worker_sidecar.cli.workers import check_grace, told
 from worker_sidecar.launch.launcher import GRACE
@@ -108,9 +108,10 @@ def _lines(step: Step, what: str) -> Iterator[str]:
     """One line, where there is one plain reason; else one for each difference."""
     if step.need in (Need.REPLACEMENT, Need.NOTHING):
         yield f"{step.name}: {what}"
-        yield from (f"  {reason}" for reason in step.why)
+        # what runs may have been declared by somebody who means ill
+        yield from (f"  {printable(reason)}" for reason in step.why)
     else:
-        yield f"{step.name}: {what} ({', '.join(step.why)})"
+        yield f"{step.name}: {what} ({printable(', '.join(step.why))})"
 
 
 def summary(results: Sequence[Result]) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import itertools
 import os
 import select
 import signal
@@ -26,7 +27,15 @@ LOCK_PATIENCE = 60.0
 KILL_FILE = "cgroup.kill"
 """Since Linux 5.14."""
 
-_PREFIX = "user.worker."
+TRUSTED = "trusted.worker."
+"""Attributes that only root reads and writes; `user.` ones a worker can write on a cgroup that is
+delegated to it.
+"""
+
+_PREFIXES = ("user.worker.", TRUSTED)
+_OUT_OF_SIGHT = (*GONE, errno.ENAMETOOLONG)
+"""Gone, or nested by a delegated worker deeper than a path can tell."""
+
 _LOOK_AGAIN = 0.5
 """Seconds between two looks at cgroup.events without being told: the kernel delays what it tells by
 10 ms, and tells nothing when the cgroup is removed meanwhile.
@@ -135,18 +144,7 @@ def remove(directory: str) -> None:
 
 def pids(directory: str) -> list[int]:
     """The processes in and below the cgroup (cgroup.procs), as far as this PID namespace sees."""
-    found = []
-    for path in _tree(directory):
-        try:
-            lines = _read(f"{path}/cgroup.procs").split()
-        except OSError as error:
-            # a threaded cgroup has none: the processes are those of the domain above it
-            if error.errno in GONE or error.errno in ABSENT:
-                continue
-            raise _unreadable(path, error) from error
-        # 0 is a process of a foreign PID namespace, and kill(0) would be our own group
-        found += [int(line) for line in lines if line != b"0"]
-    return found
+    return list(_members(directory))
 
 
 def stuck(directory: str) -> list[int]:
@@ -155,17 +153,19 @@ def stuck(directory: str) -> list[int]:
 
 
 def attributes(directory: str) -> dict[str, str]:
-    """The extended attributes user.worker.* of the cgroup, without that prefix.
+    """The extended attributes user.worker.* of the cgroup, without that prefix; trusted.worker.*,
+    which root alone sees, in their place.
 
     {} when it is gone, or where the kernel keeps none (before Linux 5.7).
     """
     found: dict[str, str] = {}
     with suppress(OSError):
-        for name in os.listxattr(directory):
-            if name.startswith(_PREFIX):
+        names = os.listxattr(directory)
+        for prefix, name in itertools.product(_PREFIXES, names):
+            if name.startswith(prefix):
                 with suppress(OSError):
                     value = os.getxattr(directory, name)
-                    found[name.removeprefix(_PREFIX)] = value.decode(errors="replace")
+                    found[name.removeprefix(prefix)] = value.decode(errors="replace")
     return found
 
 
@@ -207,13 +207,14 @@ def _ask(directory: str) -> None:
     """TERM to all; a frozen or stopped process gets it when it runs again, so that follows."""
     told: set[int] = set()
     for _ in range(_ROUNDS):
-        new = set(pids(directory)) - told
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            for pid in new:
-                with suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-        told |= new
-        if not new:
+        before = len(told)
+        for pid in _members(directory):
+            if pid not in told:
+                told.add(pid)
+                for number in (signal.SIGTERM, signal.SIGCONT):
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.kill(pid, number)
+        if len(told) == before:
             break
     _thaw(directory)
 
@@ -243,7 +244,7 @@ def _kill_one_by_one(directory: str) -> bool:
 
 
 def _signal_each(directory: str) -> None:
-    for pid in pids(directory):
+    for pid in _members(directory):
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -289,18 +290,36 @@ def _state(pid: int) -> str:
         return ""
 
 
+def _members(directory: str) -> Iterator[int]:
+    """The processes in and below the cgroup, read one cgroup at a time: who signals them does so
+    before their PIDs can be those of others, however many cgroups a worker makes.
+    """
+    for path in _tree(directory):
+        try:
+            lines = _read(f"{path}/cgroup.procs").split()
+        except OSError as error:
+            # a threaded cgroup has none: the processes are those of the domain above it
+            if error.errno in _OUT_OF_SIGHT or error.errno in ABSENT:
+                continue
+            raise _unreadable(path, error) from error
+        # 0 is a process of a foreign PID namespace, and kill(0) would be our own group
+        yield from (int(line) for line in lines if line != b"0")
+
+
 def _tree(directory: str) -> Iterator[str]:
-    """`directory` and all below it, parents first; nothing where it is gone."""
-    try:
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError as error:
-        if error.errno in GONE:
-            return
-        raise _unreadable(directory, error) from error
-    yield directory
-    for name in names:
-        yield from _tree(f"{directory}/{name}")
+    """`directory` and all below it, parents first; what is out of sight is left out."""
+    waiting = [directory]
+    while waiting:
+        path = waiting.pop()
+        try:
+            with os.scandir(path) as entries:
+                below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            if error.errno in _OUT_OF_SIGHT:
+                continue
+            raise _unreadable(path, error) from error
+        yield path
+        waiting += below
 
 
 def _unreadable(directory: str, error: OSError) -> InputOutputError:

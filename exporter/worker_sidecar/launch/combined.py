@@ -1,11 +1,14 @@
 """Two launchers as one: workers with an image run in Docker, the rest as the host's processes."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from worker_exporter import log
 from worker_sidecar.errors import (
     AlreadyRunningError,
+    InputOutputError,
     LaunchError,
     NotFoundError,
     RefusedError,
@@ -19,6 +22,14 @@ from worker_sidecar.launch.launcher import (
     Status,
     WorkerSpec,
 )
+
+_SLOW = 1.0
+"""Seconds from which on an error of the daemon counts as silence."""
+
+_SILENCE = 30.0
+"""Seconds in which a daemon that was silent is not asked again where we can do without it."""
+
+Answer = TypeVar("Answer")
 
 
 class Combined:
@@ -37,6 +48,7 @@ class Combined:
         self._process = process
         self._docker = docker
         self._no_docker = no_docker
+        self._silent_until = 0.0
 
     @property
     def name(self) -> str:
@@ -77,7 +89,7 @@ class Combined:
         if self._docker is None:
             return self._process.list()
         with ThreadPoolExecutor(1, "docker-list") as thread:
-            asked = thread.submit(self._docker.list)
+            asked = thread.submit(self._unless_silent, self._docker.list)
             processes = self._process.list()
         try:
             containers = asked.result()
@@ -128,15 +140,31 @@ class Combined:
         return self._docker
 
     def _refuse_container(self, spec: WorkerSpec) -> None:
-        if self._docker is None:
+        docker = self._docker
+        if docker is None:
             return
         try:
-            other = _known(self._docker, spec.service, spec.instance)
+            other = self._unless_silent(lambda: _known(docker, spec.service, spec.instance))
         except LaunchError as error:
             log.warn("whether a container has this name is unknown", err=str(error))
             return
         if other is not None and other.alive:
             raise _running(other)
+
+    def _unless_silent(self, question: Callable[[], Answer]) -> Answer:
+        """What the daemon answers; of one that just kept us waiting for nothing, an error at once:
+        each start would wait for it, one after the other.
+        """
+        begun = time.monotonic()
+        if begun < self._silent_until:
+            raise InputOutputError("the Docker daemon did not answer a moment ago")
+        try:
+            return question()
+        except LaunchError:
+            now = time.monotonic()
+            if now - begun >= _SLOW:
+                self._silent_until = now + _SILENCE
+            raise
 
 
 def _known(launcher: Launcher, service: str, instance: str) -> Status | None:

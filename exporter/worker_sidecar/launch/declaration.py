@@ -49,6 +49,13 @@ def image_of(declaration: str | None) -> str | None:
     return image if isinstance(image, str) else None
 
 
+def port_of(declaration: str | None) -> str | None:
+    """The port that a declaration is for; None where it has none."""
+    metadata = _content(declaration).get("metadata")
+    port = metadata.get("port") if isinstance(metadata, dict) else None
+    return port if isinstance(port, str) else None
+
+
 def differences(running: str | None, declared: str) -> Iterator[str]:
     """What differs, a line each: "limits.memory: 1073741824 -> 2147483648".
 

@@ -19,6 +19,7 @@ from worker_exporter import log
 from worker_sidecar.errors import (
     AlreadyRunningError,
     CreationFailedError,
+    InputError,
     KillFailedError,
     NotFoundError,
     RefusedError,
@@ -214,16 +215,23 @@ class DetachedLauncher:
     def _statuses(self) -> dict[tuple[str, str], Status]:
         """Every worker below the slice that has a process."""
         found: dict[tuple[str, str], Status] = {}
-        prefix = f"{self._site.slice_name}/"
         for process in marked.living():
-            mark = process.variables.get(marked.MARK, "")
-            service, at, instance = mark.removeprefix(prefix).partition("@")
-            if not mark.startswith(prefix) or not at or (service, instance) in found:
+            name = self._name_in(process.variables.get(marked.MARK, ""))
+            if name is None or name in found:
                 continue
             declaration = process.variables.get(marked.DECLARATION)
-            status = self._status(service, instance, State.RUNNING, declaration, process)
-            found[service, instance] = status
+            found[name] = self._status(*name, State.RUNNING, declaration, process)
         return found
+
+    def _name_in(self, mark: str) -> tuple[str, str] | None:
+        """The worker below the slice that a mark names; anybody can write one."""
+        service, _, instance = mark.removeprefix(f"{self._site.slice_name}/").partition("@")
+        if mark != self._mark(service, instance):
+            return None
+        with suppress(InputError):
+            check_names(service, instance)
+            return service, instance
+        return None
 
     def _status(
         self,

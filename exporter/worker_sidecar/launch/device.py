@@ -19,8 +19,9 @@ def device_of(
     """
     try:
         found = os.stat(path)
-    except OSError as error:
-        raise InputError(f"limit io: {path}: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no name of a file"
+        raise InputError(f"limit io: {path}: {reason}") from error
     if stat.S_ISCHR(found.st_mode):
         raise InputError(f"limit io: {path} is no block device")
     device = found.st_rdev if stat.S_ISBLK(found.st_mode) else found.st_dev

@@ -51,10 +51,11 @@ def read_environment(path: str | None) -> Mapping[str, str]:
 
 
 def place(directory: str, contents: Mapping[str, bytes], owner: Account) -> None:
-    """Write each of `contents` into a file (0400) of the new `directory` (0700), both `owner`'s.
+    """Write each of `contents` into a file (0400) of `owner`'s in the new `directory` (0700).
 
-    What was there before is removed; nothing is made for no contents. Raises
-    CreationFailedError.
+    Another user than ourselves may look into that (0750, his group) but not write: what he made
+    there would be ours to remove. What was there before is removed; nothing is made for no
+    contents. Raises CreationFailedError.
     """
     remove(directory)
     if not contents:
@@ -70,7 +71,8 @@ def place(directory: str, contents: Mapping[str, bytes], owner: Account) -> None
                 if owner.switch:
                     os.fchown(file, owner.uid, owner.gid)
         if owner.switch:
-            os.chown(directory, owner.uid, owner.gid)
+            os.chown(directory, -1, owner.gid)
+            os.chmod(directory, 0o750)
     except OSError as error:
         remove(directory)
         raise CreationFailedError(

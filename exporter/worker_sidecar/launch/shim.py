@@ -33,6 +33,9 @@ NOFILE = 1024
 MAIN_PROCESS = "user.worker.main-process"
 """The extended attribute with the command's PID and start time (field 22 of /proc/PID/stat)."""
 
+TRUSTED_MAIN_PROCESS = "trusted.worker.main-process"
+"""The same, which only root can write: also where the cgroup is delegated."""
+
 
 class _StartError(Exception):
     """What could not be done, in words, and why."""
@@ -137,10 +140,11 @@ def _join(cgroup: str) -> None:
         os.close(descriptor)
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as stat:
         began = stat.read().rpartition(") ")[2].split()[19]
-    try:
-        os.setxattr(cgroup, MAIN_PROCESS, f"{os.getpid()} {began}".encode())
-    except OSError:  # before Linux 5.7 a cgroup keeps none
-        return
+    for name in (MAIN_PROCESS, TRUSTED_MAIN_PROCESS):
+        try:
+            os.setxattr(cgroup, name, f"{os.getpid()} {began}".encode())
+        except OSError:  # before Linux 5.7 a cgroup keeps none
+            continue
 
 
 def _redirect(output: str, user: "str | None") -> None:

@@ -113,7 +113,9 @@ def command_lines(start: Start, cgroup: str | None) -> Sequence[str]:
                 f"install -m 0400 {shlex.quote(path)} {shlex.quote(f'{start.credentials}/{name}')}"
             )
         if start.account.switch:
-            lines.append(f"chown -R {start.account.uid}:{start.account.gid} {quoted}")
+            uid, gid = start.account.uid, start.account.gid
+            lines.append(f"chown {uid}:{gid} {quoted}/*")
+            lines.append(f"chgrp {gid} {quoted} && chmod 0750 {quoted}")
     lines.append(f"mkdir -p {shlex.quote(os.path.dirname(start.log))}")
     given = " ".join(shlex.quote(f"{name}={value}") for name, value in start.environment.items())
     variables = f"printf '%s\\0' {given}"

@@ -1,10 +1,12 @@
 """What is kept with a worker on its cgroup: extended attributes, and the owner."""
 
 import errno
+import math
 import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from worker_exporter import log
 from worker_sidecar.errors import InputError
@@ -19,6 +21,9 @@ DECLARATION = "declaration"
 DELEGATED = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 """What belongs to whom a cgroup is delegated, see the kernel's admin-guide/cgroup-v2.rst."""
 
+MAX_DEPTH = ("cgroup.max.depth", "32")
+"""The file and its content for a delegated cgroup: who nests without end could not be removed."""
+
 
 def mark(directory: str, spec: WorkerSpec, declaration: str) -> None:
     """Set the metadata, the declaration and the time of the start on a new cgroup.
@@ -30,7 +35,11 @@ def mark(directory: str, spec: WorkerSpec, declaration: str) -> None:
     values = {STARTED: f"{time.time():.3f}", **spec.attributes, DECLARATION: declaration}
     try:
         for key, value in values.items():
-            os.setxattr(directory, f"user.worker.{key}", value.encode(errors="surrogateescape"))
+            content = value.encode(errors="surrogateescape")
+            os.setxattr(directory, f"user.worker.{key}", content)
+            if key in (STARTED, DECLARATION):  # what we go by ourselves
+                with suppress(PermissionError):
+                    os.setxattr(directory, f"{cgroup.TRUSTED}{key}", content)
     except OSError as error:
         if error.errno in (errno.E2BIG, errno.ENOSPC, errno.ERANGE):
             raise InputError(
@@ -48,6 +57,8 @@ def mark(directory: str, spec: WorkerSpec, declaration: str) -> None:
 
 def delegate(directory: str, account: Account) -> None:
     """Give a cgroup to the worker's user, so that it can make others below it. Raises OSError."""
+    name, depth = MAX_DEPTH
+    Path(directory, name).write_text(depth)
     for name in DELEGATED:
         os.chown(f"{directory}{name}", account.uid, account.gid)
 
@@ -64,7 +75,8 @@ def metadata(attributes: Mapping[str, str]) -> Mapping[str, str]:
 def started(attributes: Mapping[str, str]) -> float | None:
     """When the worker was started, in seconds since the epoch."""
     with suppress(KeyError, ValueError):
-        return float(attributes[STARTED])
+        seconds = float(attributes[STARTED])
+        return seconds if math.isfinite(seconds) else None
     return None
 
 

@@ -27,5 +27,6 @@ def command_lines(base: str, cgroup: str, start: spawn.Start) -> Sequence[str]:
 
 
 def _delegate(directory: str, start: spawn.Start) -> Iterator[str]:
+    yield from lines.limit(directory, [marks.MAX_DEPTH])
     paths = " ".join(shlex.quote(f"{directory}{name}") for name in marks.DELEGATED)
     yield f"chown {start.account.uid}:{start.account.gid} {paths}"

@@ -9,6 +9,7 @@ from worker_sidecar.errors import (
     CreationFailedError,
     InputError,
     InputOutputError,
+    RefusedError,
     SidecarError,
 )
 from worker_sidecar.launch import cgroup, secrets, spawn
@@ -97,7 +98,7 @@ def _clear_ended(site: Site, daemon: Daemon, recipe: Recipe) -> None:
         )
     directory = directory_of(site, recipe.place)
     if cgroup.populated(directory):
-        raise AlreadyRunningError(
+        raise RefusedError(
             f"something runs in {directory} already that this sidecar did not start: "
             f"processes {', '.join(map(str, cgroup.pids(directory)[:10]))}"
         )

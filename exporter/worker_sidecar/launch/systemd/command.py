@@ -25,6 +25,11 @@ DECLARATION = "declaration="
 NO_PROGRAM = 203
 """systemd's exit status for a program that cannot be executed, see systemd.exec(5)."""
 
+_OBEYED = ("GLIBC_TUNABLES", "GCONV_PATH", "LOCPATH")
+"""Variables by which glibc finds what it loads, beside LD_*: it too ignores them where a program
+gains rights (unsecvars.h).
+"""
+
 RUN = f"""\
 import os, sys, _signal
 from binascii import a2b_qp
@@ -132,12 +137,13 @@ def _helpers(spec: WorkerSpec, place: Place) -> Sequence[str]:
 def _split(environment: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
     """The variables that systemd sets, and those that only the program itself must see.
 
-    What the dynamic linker obeys would make root's helper load the worker's libraries.
+    What the dynamic linker and the C library obey would make root's helper load the worker's
+    libraries.
     """
     by_helper = {
         name: value
         for name, value in environment.items()
-        if name.startswith("LD_") or name == "GLIBC_TUNABLES" or not is_sent(value)
+        if name.startswith("LD_") or name in _OBEYED or not is_sent(value)
     }
     direct = {name: value for name, value in environment.items() if name not in by_helper}
     return direct, by_helper

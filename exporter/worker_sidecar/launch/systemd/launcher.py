@@ -20,7 +20,13 @@ from worker_sidecar.launch.names import check_names
 from worker_sidecar.launch.site import Site
 from worker_sidecar.launch.systemd import ending, journal, reading, slices, starting
 from worker_sidecar.launch.systemd.command import run_command
-from worker_sidecar.launch.systemd.manager import Manager, Properties, ask, bus_address
+from worker_sidecar.launch.systemd.manager import (
+    Manager,
+    NoSuchUnitError,
+    Properties,
+    ask,
+    bus_address,
+)
 from worker_sidecar.launch.systemd.place import Place, runtime_dir
 
 
@@ -139,7 +145,10 @@ class SystemdLauncher:
         unit = self._place.unit(service, instance)
         if self._status(service, instance, await manager.properties(unit)) is None:
             raise self._not_found(service, instance)
-        end = await ending.end(manager, unit, grace, self._place)
+        try:
+            end = await ending.end(manager, unit, grace, self._place)
+        except NoSuchUnitError:  # it ended by itself a moment before
+            raise self._not_found(service, instance) from None
         result, exit_status = reading.end_of(end.properties)
         return Ended(service, instance, end.forced, result, exit_status)
 
@@ -149,7 +158,8 @@ class SystemdLauncher:
             for unit in await manager.units(self._place.units)
             if (names := self._place.names_of(unit)) is not None
         }
-        found = await asyncio.gather(*(manager.properties(unit) for unit in names))
+        # in turn: each answer costs us 10 ms, and has a deadline that begins when it is asked for
+        found = [await manager.properties(unit) for unit in names]
         statuses = [
             self._status(*its_names, its)
             for its_names, its in zip(names.values(), found, strict=True)
