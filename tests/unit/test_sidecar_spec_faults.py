@@ -320,6 +320,16 @@ def test_a_user_has_to_be_given_to_the_sidecar_of_root(tmp_path: Path) -> None:
         assert line.startswith(said)
 
 
+def test_a_file_that_everybody_can_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "workers.yaml"
+    path.write_text("services: {}\n")
+    path.chmod(0o666)
+    with pytest.raises(RefusedError, match=f"can be written by everybody: chmod o-w {path}"):
+        load(str(path))
+    path.chmod(0o664)
+    load(str(path))
+
+
 def test_small_numbers_count_jobs_and_are_no_ports(tmp_path: Path) -> None:
     text = """\
 services:

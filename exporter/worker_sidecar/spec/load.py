@@ -1,9 +1,11 @@
 """workers.yaml, from the file to the configuration."""
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from worker_sidecar.errors import InputError
+from worker_sidecar.errors import InputError, RefusedError
 from worker_sidecar.launch.limits import Limits
 from worker_sidecar.ownership import HOST_OWNERS, OURSELVES, Ownership
 from worker_sidecar.spec.check import examine, examine_templates
@@ -24,8 +26,9 @@ def load(path: str) -> Config:
     """The configuration in the file at `path`.
 
     Raises InputError for what is wrong in it, a line "FILE:LINE: KEY: what and what to do" for
-    each fault, or RefusedError when nothing is wrong but files of secrets that others can read or
-    users that cannot keep them. Nothing of a file with a fault is used.
+    each fault, or RefusedError when nothing is wrong but files of secrets that others can read,
+    users that cannot keep them, or a file that everybody can write. Nothing of a file with a fault
+    is used.
     """
     try:
         root, problems = parse(_read(path))
@@ -46,10 +49,13 @@ def load(path: str) -> Config:
 def _read(path: str) -> str:
     try:
         with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as fault:
         reason = fault.strerror if isinstance(fault, OSError) else fault
         raise InputError(f"{path}: cannot be read: {reason}") from None
+    if mode & stat.S_IWOTH and stat.S_ISREG(mode):
+        raise RefusedError(f"{path}: can be written by everybody: chmod o-w {path}")
     if len(content) > MAX_BYTES:
         raise InputError(f"{path}: is larger than {MAX_BYTES >> 20} MiB; is it the right file?")
     try:
