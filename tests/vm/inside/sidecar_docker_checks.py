@@ -422,7 +422,7 @@ def parent_for_compose(scene: Scene) -> None:
     assert sorted(found, key=lambda labels: labels["instance"]) == wanted, found
     error = _raised(lambda: scene.launcher.stop("own", "9000"))
     assert type(error) is RefusedError, error
-    assert type(_failure(scene, worker("own", "9000"))) is AlreadyRunningError
+    assert type(_failure(scene, worker("own", "9000"))) is RefusedError
     docker("rm", "--force", *names)
 
 
