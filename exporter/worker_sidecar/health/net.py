@@ -95,9 +95,11 @@ class NetworkProbes:
                 self._session.get(url, allow_redirects=False) as response,
             ):
                 status = response.status
-        except (aiohttp.InvalidURL, aiohttp.ClientConnectorDNSError) as error:
+        except aiohttp.InvalidURL as error:
             return Answer("error", str(error))
         except aiohttp.ClientConnectorError as error:
+            if isinstance(error.os_error, socket.gaierror):
+                return Answer("error", str(error))
             return Answer("not_ready", _reason(error.os_error))
         except (aiohttp.ClientError, ConnectionError) as error:
             return Answer("not_ready", str(error) or type(error).__name__)
