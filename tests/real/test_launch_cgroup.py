@@ -40,13 +40,6 @@ def directory() -> Iterator[str]:
 
 
 @pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    fifo = Fifo(tmp_path / "said")
-    yield fifo
-    fifo.close()
-
-
-@pytest.fixture
 def started() -> Iterator[list["subprocess.Popen[bytes]"]]:
     processes: list[subprocess.Popen[bytes]] = []
     yield processes

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from tests.real.launch_support import (
     SLEEP,
     Fifo,
     environ_of,
-    open_to_all,
     pids,
     real_mount,
     remove_by_hand,
@@ -41,33 +40,6 @@ from worker_sidecar.launch.limits import IoLimit, Limits
 from worker_sidecar.launch.site import Site
 
 SLICE = f"launchtest{os.getpid()}.slice"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(SLICE, real_mount(), str(tmp_path / "run"), str(tmp_path / "log"))
-
-
-@pytest.fixture
-def launcher(site: Site) -> Iterator[CgroupfsLauncher]:
-    launcher = CgroupfsLauncher(site)
-    try:
-        yield launcher
-    finally:
-        remove_by_hand(launcher.directory)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    fifo = Fifo(tmp_path / "said")
-    yield fifo
-    fifo.close()
-
-
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A directory that every user can reach."""
-    return open_to_all(tmp_path)
 
 
 def test_it_is_a_launcher(launcher: CgroupfsLauncher) -> None:

@@ -66,13 +66,6 @@ def launcher(site: Site) -> Iterator[DetachedLauncher]:
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    fifo = Fifo(tmp_path / "said")
-    yield fifo
-    fifo.close()
-
-
 def test_a_worker_runs_and_is_said_to_be_unmonitored(
     launcher: DetachedLauncher, caplog: pytest.LogCaptureFixture
 ) -> None:

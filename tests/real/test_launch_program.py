@@ -4,7 +4,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,8 @@ from tests.real.launch_support import (
     Fifo,
     environ_of,
     in_a_process,
-    open_to_all,
     output,
     pids,
-    real_mount,
-    remove_by_hand,
     wait_until_empty,
 )
 from tests.tools import require
@@ -42,33 +38,6 @@ SLICE = f"programtest{os.getpid()}.slice"
 
 OF_LIBC = 0b11 << 31
 """Signals 32 and 33: glibc's own. Its posix_spawn, make's way to start us, leaves them ignored."""
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(SLICE, real_mount(), str(tmp_path / "run"), str(tmp_path / "log"))
-
-
-@pytest.fixture
-def launcher(site: Site) -> Iterator[CgroupfsLauncher]:
-    launcher = CgroupfsLauncher(site)
-    try:
-        yield launcher
-    finally:
-        remove_by_hand(launcher.directory)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    fifo = Fifo(tmp_path / "said")
-    yield fifo
-    fifo.close()
-
-
-@pytest.fixture
-def open_path(tmp_path: Path) -> Path:
-    """A directory that every user can reach."""
-    return open_to_all(tmp_path)
 
 
 def test_a_worker_belongs_to_nobody(launcher: CgroupfsLauncher, tmp_path: Path) -> None:

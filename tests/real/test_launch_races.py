@@ -6,18 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from tests.real.launch_support import (
     PYTHON,
     SLEEP,
     Fifo,
     in_a_process,
     pids,
-    real_mount,
-    remove_by_hand,
     wait_until_empty,
 )
 
@@ -31,27 +27,6 @@ from worker_sidecar.launch.launcher import WorkerSpec
 from worker_sidecar.launch.site import Site
 
 SLICE = f"racestest{os.getpid()}.slice"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return Site(SLICE, real_mount(), str(tmp_path / "run"), str(tmp_path / "log"))
-
-
-@pytest.fixture
-def launcher(site: Site) -> Iterator[CgroupfsLauncher]:
-    launcher = CgroupfsLauncher(site)
-    try:
-        yield launcher
-    finally:
-        remove_by_hand(launcher.directory)
-
-
-@pytest.fixture
-def fifo(tmp_path: Path) -> Iterator[Fifo]:
-    fifo = Fifo(tmp_path / "said")
-    yield fifo
-    fifo.close()
 
 
 def test_kill_overtakes_a_stop_that_waits(launcher: CgroupfsLauncher, fifo: Fifo) -> None:
