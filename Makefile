@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
+	--python-version 3.11 --upgrade
 
-.PHONY: help demo test check test-vm test-lowest bench soak golden docs lock format wheel clean
+.PHONY: help demo test check test-vm test-gpu test-lowest bench soak golden docs lock format wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -14,7 +17,7 @@ demo: $(VENV)/.run ## launch a few workers and watch them on /metrics
 	@$(BIN)/worker-sidecar demo
 
 test: $(VENV)/.dev ## unit, golden and real-cgroup tests
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
 
 check: $(VENV)/.dev ## lint, format, types, import layers
 	$(BIN)/ruff check .
@@ -23,14 +26,18 @@ check: $(VENV)/.dev ## lint, format, types, import layers
 	$(BIN)/lint-imports
 
 test-vm: $(VENV)/.dev ## the exporter against a booted Debian with systemd (needs QEMU, mmdebstrap)
-	$(BIN)/python -m pytest tests/vm
+	$(BIN)/python $(PYTEST) --timeout 1500 tests/vm
+
+test-gpu: $(VENV)/.dev ## the exporter against nvidia-smi, on a machine with an NVIDIA GPU
+	$(BIN)/python -m pytest -s tests/gpu
 
 test-lowest: $(VENV)/.run ## unit and golden tests with the oldest libraries that pyproject.toml allows
 	$(PIP) uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
 	$(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable .
-	$(BIN)/uv pip install --quiet --python build/lowest/bin/python pytest hypothesis requests
-	build/lowest/bin/python -m pytest tests/unit tests/golden
+	$(BIN)/uv pip install --quiet --python build/lowest/bin/python \
+		pytest pytest-timeout pytest-xdist hypothesis
+	build/lowest/bin/python $(PYTEST) tests/unit tests/golden
 
 bench: $(VENV)/.dev ## cost of a scrape against the kernel's own
 	$(BIN)/python -m bench.scrape
@@ -53,11 +60,9 @@ wheel: $(VENV)/.run ## build the wheel into dist/
 
 lock: $(VENV)/.run ## renew requirements/*.txt from pyproject.toml
 	$(PIP) uv
-	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
-		--python-version 3.11 --upgrade pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
-		--python-version 3.11 --upgrade --extra dev -c requirements/run.txt \
-		pyproject.toml -o requirements/dev.txt
+	$(LOCK) pyproject.toml -o requirements/run.txt
+	$(LOCK) --extra dev -c requirements/run.txt pyproject.toml -o requirements/dev.txt
+	echo hatchling | $(LOCK) - -o requirements/build.txt
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

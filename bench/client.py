@@ -3,7 +3,10 @@
 import gzip
 import http.client
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from bench.signals import pause
 
 ACCEPT = (
     "application/openmetrics-text;version=1.0.0,"
@@ -36,14 +39,16 @@ class Answer:
 class Client:
     """Scrapes one exporter."""
 
-    def __init__(self, host: str, port: int, path: str = "/metrics") -> None:
+    def __init__(self, host: str, port: int) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=120)
-        self._path = path
 
-    def scrape(self) -> Answer:
-        """One scrape. Raises FailedScrape when the answer is no 200."""
+    def scrape(self, query: str = "") -> Answer:
+        """One scrape of /metrics with `query`. Raises FailedScrape when the answer is no 200, and
+        KeyboardInterrupt when a signal has come.
+        """
+        pause()
         start = time.perf_counter()
-        self._connection.request("GET", self._path, headers=_HEADERS)
+        self._connection.request("GET", f"/metrics{query}", headers=_HEADERS)
         response = self._connection.getresponse()
         body = response.read()
         wall = time.perf_counter() - start
@@ -61,8 +66,27 @@ def check(answer: Answer, workers: int) -> None:
     """Raise FailedScrape unless the answer is whole OpenMetrics with this many workers up."""
     if not answer.text.endswith(b"\n# EOF\n"):
         raise FailedScrape(f"no # EOF at the end: {answer.text[-200:]!r}")
-    up = sum(
-        line.startswith(b"worker_up{") and line.endswith(b" 1") for line in answer.text.split(b"\n")
-    )
+    up = sum(line.endswith(b" 1") for line in _samples(answer, b"worker_up"))
     if up != workers:
         raise FailedScrape(f"{up} workers up instead of {workers}")
+
+
+def check_units(answer: Answer, units: int) -> None:
+    """Raise FailedScrape unless the answer has the state of this many units, and their restarts,
+    which are read apart from it.
+    """
+    known = sum(line.endswith(b" 1") for line in _samples(answer, b"worker_unit_state"))
+    read = sum(1 for _ in _samples(answer, b"worker_restarts_total"))
+    if (known, read) != (units, units):
+        raise FailedScrape(f"states of {known} units and restarts of {read} instead of {units}")
+
+
+def check_gpus(answer: Answer, processes: int) -> None:
+    """Raise FailedScrape unless the answer has the GPU memory of this many workers' processes."""
+    held = sum(1 for _ in _samples(answer, b"worker_gpu_process_memory_used_bytes"))
+    if held != processes:
+        raise FailedScrape(f"GPU memory of {held} processes instead of {processes}")
+
+
+def _samples(answer: Answer, name: bytes) -> Iterator[bytes]:
+    return (line for line in answer.text.split(b"\n") if line.startswith(name + b"{"))

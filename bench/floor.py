@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bench.helper import Helper, running_helper
 from bench.process import open_paths
+from bench.workers import Workers
 
 _STATM = re.compile(r"/proc/\d+/statm")
 _SPARE = 64
@@ -46,26 +47,31 @@ def running_floor(paths: Sequence[str]) -> Iterator[Floor]:
         )
 
 
-def kept_files(pid: int, slice_name: str) -> list[str]:
-    """The cgroup files, directories (with a final "/") and statm files an exporter keeps open."""
-    below = [path for path in open_paths(pid) if f"/{slice_name}" in path or _STATM.fullmatch(path)]
-    return sorted(f"{path}/" if os.path.isdir(path) else path for path in below)
-
-
-def read_files(kept: Iterable[str], directories: Iterable[str]) -> list[str]:
-    """All files an exporter reads, from those it keeps: the same of every worker and slice.
-
-    With enough descriptors these are the kept ones; without, the rest is opened at every scrape.
-    The statm files are the last to be opened, so that none may be kept though all are read: they
-    are wherever no worker has memory.stat.
+def kept_files(pid: int, workers: Workers) -> list[str]:
+    """What an exporter keeps open to read at every scrape: cgroup files, workers' directories (with
+    a final "/") and statm files. Other directories only lead to files.
     """
-    found, workers = set(kept), set(directories)
-    names = _names(found, workers)
+    paths = open_paths(pid)
+    directories = set(workers.directories).intersection(paths)
+    files = [path for path in paths if path.startswith(f"{workers.root}/") and os.path.isfile(path)]
+    statm = filter(_STATM.fullmatch, paths)
+    return sorted([*files, *(f"{path}/" for path in directories), *statm])
+
+
+def read_files(sample: Iterable[str], directories: Iterable[str]) -> list[str]:
+    """All files an exporter reads of the workers in `directories`.
+
+    `sample` are those that it keeps open for one worker alone: the same of every worker, every
+    slice right above one and every process. One with all workers keeps the same where it has
+    descriptors enough; where not, it opens the rest at every scrape.
+    """
+    sample, workers = set(sample), set(directories)
+    found = {path for path in sample if not _STATM.fullmatch(path)}
     found.update(f"{worker}/" for worker in workers)
     for cgroups in (workers, set(map(os.path.dirname, workers))):
-        paths = (f"{cgroup}/{name}" for name in _names(found, cgroups) for cgroup in cgroups)
-        found.update(path for path in paths if os.path.isfile(path))
-    if "memory.stat" not in names:
+        names = _names(sample, cgroups)
+        found.update(f"{cgroup}/{name}" for name in names for cgroup in cgroups)
+    if any(map(_STATM.fullmatch, sample)):
         found.update(f"/proc/{pid}/statm" for worker in workers for pid in _pids(worker))
     return sorted(found)
 

@@ -16,6 +16,7 @@ from tests.support import end, follow_parent
 
 from bench.helper import BUILD
 from bench.process import CpuClock, resident_bytes
+from bench.signals import pause
 from bench.workers import Workers
 
 _START_PATIENCE = 60.0
@@ -94,7 +95,7 @@ def _scrape_each_second(
     for period in range(1, _PERIODS + 1):
         if wake:
             workers.wake()
-        time.sleep(max(0.0, start + period * _PERIOD - time.monotonic()))
+        pause(start + period * _PERIOD - time.monotonic())
         asked = time.perf_counter()
         text, size = _scrape(port)
         walls.append(time.perf_counter() - asked)
@@ -121,7 +122,7 @@ def _wait_for_all(pid: int, port: int, workers: Workers) -> bytes | None:
             text, _ = _scrape(port)
             if last in text:
                 return text
-        time.sleep(0.1)
+        pause(0.1)
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from tests.support import end, follow_parent
 
+from bench.signals import pause
 from worker_exporter.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "deploy" / "prometheus" / "prometheus.yml"
@@ -54,6 +55,11 @@ class Prometheus:
         self.pid = pid
         self._port = port
         self._log = log
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}"
 
     def query(self, expression: str) -> list[Sample]:
         """An instant query, as of now."""
@@ -163,7 +169,7 @@ def wait_for(look: Callable[[], T], what: str) -> T:
             return found
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {_PATIENCE:g} s for {what}")
-        time.sleep(_POLL_SECONDS)
+        pause(_POLL_SECONDS)
 
 
 def _free_port() -> int:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from bench.helper import BUILD
-from bench.measure import Case, Load, Result
+from bench.measure import Case, Result
+from bench.rounds import Load
 
 MIB = 1 << 20
 
@@ -31,7 +32,8 @@ def host() -> dict[str, str | int]:
 
 def table(results: Sequence[Result]) -> str:
     """All results as Markdown."""
-    return "\n".join([*_scrapes(results), "", *_sizes(results), "", *_others(results)])
+    parts = (_scrapes, _units, _gpus, _sizes, _others)
+    return "\n\n".join("\n".join(part(results)) for part in parts)
 
 
 def _scrapes(results: Sequence[Result]) -> Iterator[str]:
@@ -51,12 +53,52 @@ def _scrapes(results: Sequence[Result]) -> Iterator[str]:
             )
 
 
+def _units(results: Sequence[Result]) -> Iterator[str]:
+    yield (
+        "| units | load | exporter CPU with units | the units add | half of the rounds | ratio"
+        " | wall | worst wall | failed |"
+    )
+    yield "|---:|---|---:|---:|---:|---:|---:|---:|---:|"
+    for result in results:
+        for units in (*(load.with_units for load in result.loads), result.beside_failed):
+            first, third = units.added_quartiles
+            yield (
+                f"| {_title(result.case)} | {units.name} | {_ms(units.cpu_seconds)} "
+                f"| **{_ms(units.added_seconds)}** | {first * 1e3:.1f} to {_ms(third)} "
+                f"| {units.ratio:.2f} "
+                f"| {_ms(units.wall_seconds)} | {_ms(units.worst_wall_seconds)} "
+                f"| {units.failed_scrapes} of {result.case.rounds} |"
+            )
+
+
+def _gpus(results: Sequence[Result]) -> Iterator[str]:
+    yield (
+        "| workers | GPUs, processes | load | CPU with GPUs | the GPUs add | half of the rounds"
+        " | wall | worst wall | failed |"
+    )
+    yield "|---:|---:|---|---:|---:|---:|---:|---:|---:|"
+    for result in results:
+        found = result.with_gpus
+        if found is None:
+            continue
+        for load in found.loads:
+            first, third = load.added_quartiles
+            yield (
+                f"| {_title(result.case)} | {found.gpus}, {found.processes} | {load.name} "
+                f"| {_ms(load.cpu_seconds)} "
+                f"| **{_ms(load.added_seconds)}** | {first * 1e3:.1f} to {_ms(third)} "
+                f"| {_ms(load.wall_seconds)} | {_ms(load.worst_wall_seconds)} "
+                f"| {load.failed_scrapes} of {result.case.rounds} |"
+            )
+
+
 def _sizes(results: Sequence[Result]) -> Iterator[str]:
     yield (
         "| workers | samples per worker | answer | gzipped | resident | descriptors"
-        " | files kept open | first scrape | idle CPU | files moved idle, busy | workers are |"
+        " | files kept open | first scrape | units known, CPU till then | idle CPU"
+        " | files moved idle, busy | workers are |"
     )
-    yield "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
+    yield "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|"
     for result in results:
         moved = ", ".join(str(load.moved_files) for load in result.loads)
         yield (
@@ -64,6 +106,7 @@ def _sizes(results: Sequence[Result]) -> Iterator[str]:
             f"| {result.text_bytes / 1e6:.2f} MB | {result.sent_bytes / 1e6:.2f} MB "
             f"| {result.resident_bytes / MIB:.0f} MiB | {result.descriptors} "
             f"| {result.kept_files} of {result.files} | {_ms(result.first_scrape_seconds)} "
+            f"| {result.first_units_seconds:.1f} s, {result.first_units_cpu_seconds:.1f} s "
             f"| {result.idle_cpu:.3%} "
             f"| {moved} | {result.kind} |"
         )

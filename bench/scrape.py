@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.measure import Case, Result, measure
 from bench.report import table, write_json
-from bench.signals import interrupt_once
+from bench.signals import heed_signals
 from worker_exporter.errors import UserError
 
 _ROUNDS = 40
@@ -21,7 +21,7 @@ _FILL_20_000 = 2400
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; the exit code."""
     options = _options(arguments)
-    interrupt_once()
+    heed_signals()
     allowed = _raise_descriptor_limit()
     try:
         results = [_run(case) for case in _cases(options, allowed)]

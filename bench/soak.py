@@ -16,9 +16,10 @@ from pathlib import Path
 
 from tests.support import running_exporter
 
+from bench.bus import running_bus
 from bench.process import open_descriptors, resident_bytes
 from bench.prometheus import Prometheus, Target, running_prometheus, wait_for
-from bench.signals import interrupt_once
+from bench.signals import heed_signals, pause
 from bench.workers import Workers, running_workers
 from worker_exporter.errors import UserError
 
@@ -33,7 +34,8 @@ _MAX_NEW_DESCRIPTORS = 4
 @dataclass(frozen=True, slots=True)
 class Soak:
     """What a soak gave. Durations in seconds; memory in MiB, the medians of its first and last
-    quarter; `failed` scrapes were made and went wrong, `missed` ones were never made.
+    quarter; `failed` scrapes were made and went wrong, `missed` ones were never made, and those
+    `without_units` lacked some of what systemd says.
     """
 
     workers: int
@@ -42,6 +44,7 @@ class Soak:
     failed: int
     missed: int
     incomplete: int
+    without_units: int
     duration: float
     longest_duration: float
     memory_first: float
@@ -56,6 +59,9 @@ class Soak:
             f"{self.failed} scrapes failed": self.failed,
             f"{self.missed} scrapes were missed": self.missed,
             f"{self.incomplete} scrapes lacked workers": self.incomplete,
+            f"{self.without_units} of {self.scrapes} scrapes lacked units": (
+                2 * self.without_units > self.scrapes
+            ),
             f"resident memory grew from {self.memory_first:.1f} to {self.memory_last:.1f} MiB": (
                 self.memory_last - self.memory_first > _MAX_GROWTH
             ),
@@ -72,6 +78,7 @@ def soak(program: str, workers: int, seconds: float) -> Soak:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         running = stack.enter_context(running_workers(workers))
+        stack.enter_context(running_bus(running))
         exporter = stack.enter_context(running_exporter(*running.flags, *_FLAGS))
         target = Target(f"{exporter.host}:{exporter.port}", "soak")
         server = stack.enter_context(running_prometheus(program, folder, [target]))
@@ -79,9 +86,8 @@ def soak(program: str, workers: int, seconds: float) -> Soak:
         before = open_descriptors(exporter.pid)
         memory = []
         with _working(running):
-            pause = threading.Event()
             for _ in range(max(8, int(seconds / _INTERVAL))):
-                pause.wait(_INTERVAL)
+                pause(_INTERVAL)
                 memory.append(resident_bytes(exporter.pid) / _MIB)
         return _judge(server, running, int(seconds) + 60, memory, before, exporter.pid)
 
@@ -115,6 +121,7 @@ def _judge(
     up = server.samples(f"up[{window}s]")
     durations = [value for _, value in server.samples(f"scrape_duration_seconds[{window}s]")]
     seen = server.samples(f"worker_exporter_workers[{window}s]")
+    units = server.samples(f'worker_exporter_collector_success{{collector="units"}}[{window}s]')
     count = len(workers.directories)
     quarter = len(memory) // 4
     return Soak(
@@ -131,6 +138,7 @@ def _judge(
         descriptors_first=descriptors,
         descriptors_last=open_descriptors(pid),
         complaints=tuple(server.complaints()),
+        without_units=sum(value != 1 for _, value in units),
     )
 
 
@@ -140,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1000, help="how many (1000)")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
     options = parser.parse_args(arguments)
-    interrupt_once()
+    heed_signals()
     program = shutil.which("prometheus")
     if program is None:
         print("soak: error: prometheus is not installed: apt-get install prometheus")
@@ -163,6 +171,7 @@ def summary(result: Soak) -> str:
         "workers": f"{result.workers:,} ({result.kind})",
         "scrapes, one a second": f"{result.scrapes}",
         "failed, missed, incomplete": f"{result.failed}, {result.missed}, {result.incomplete}",
+        "without all units": f"{result.without_units}",
         "scrape duration, longest": f"{result.duration * 1e3:.0f} ms,"
         f" {result.longest_duration * 1e3:.0f} ms",
         "resident memory, first and last quarter": f"{result.memory_first:.1f} MiB,"

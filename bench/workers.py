@@ -17,6 +17,7 @@ INSTANCES = 50
 """Workers of one service."""
 
 _FIRST_PORT = 8000
+_ROOM = 100  # so many more may be shown, for those that are dead
 _CONTROLLERS = ("cpu", "memory", "io", "pids")
 
 
@@ -25,10 +26,11 @@ class Workers:
     """Running workers. `wake` has each use some CPU and memory and returns when all have.
 
     `flags` point an exporter at them; `are_real` says whether their cgroups are the kernel's.
+    `root` is the directory that their slice lies in, as the cgroup root does.
     """
 
     are_real: bool
-    slice: str
+    root: str
     directories: tuple[str, ...]
     flags: tuple[str, ...]
     wake: Callable[[], None]
@@ -44,7 +46,7 @@ def running_workers(count: int) -> Iterator[Workers]:
     """`count` workers in a slice of their own, in services of 50; all gone in the end."""
     with contextlib.ExitStack() as stack:
         slice_name = f"bench{os.getpid()}.slice"
-        flags = (f"--worker.slice={slice_name}", f"--worker.max={count}")
+        flags = (f"--worker.slice={slice_name}", f"--worker.max={count + _ROOM}")
         try:
             top = stack.enter_context(made_slice(slice_name))
         except CannotMakeCgroupsError:
@@ -52,7 +54,7 @@ def running_workers(count: int) -> Iterator[Workers]:
             return
         directories = _make(top, count)
         helper = stack.enter_context(running_helper("workers", directories))
-        yield Workers(True, slice_name, directories, flags, lambda: _ask(helper.ask))
+        yield Workers(True, os.path.dirname(top), directories, flags, lambda: _ask(helper.ask))
 
 
 def _make(top: str, count: int) -> tuple[str, ...]:
@@ -100,7 +102,7 @@ def _fixture(count: int, slice_name: str, flags: tuple[str, ...]) -> Iterator[Wo
             wake()
             yield Workers(
                 False,
-                slice_name,
+                root,
                 directories,
                 (*flags, f"--path.cgroupfs={root}"),
                 wake,

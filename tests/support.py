@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import functools
 import os
 import re
@@ -11,9 +12,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from worker_exporter.cgroup.mount import find_mount
 from worker_exporter.errors import UserError
@@ -87,7 +90,11 @@ def end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
 
 
 def follow_parent(parent: int) -> None:
-    """For a preexec_fn: have the kernel end the new process when `parent` dies, even by SIGKILL."""
+    """For a preexec_fn: have the kernel end the new process when `parent` dies, even by SIGKILL.
+
+    Ctrl-C in a terminal is for `parent` alone, which ends it in its own time.
+    """
+    os.setpgid(0, 0)
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)
@@ -110,6 +117,14 @@ def made_slice(name: str) -> Iterator[str]:
         remove_cgroup(directory)
 
 
+def open_to_all(directory: Path) -> Path:
+    """`directory`, once every user can reach what is in it."""
+    for path in (directory, *directory.parents):
+        if path.stat().st_uid == os.geteuid():
+            path.chmod(path.stat().st_mode | 0o011)
+    return directory
+
+
 def make_worker(slice_directory: str, service: str, instance: str) -> str:
     """The cgroup of a worker where the sidecar would make it, below a slice's directory."""
     stem = os.path.basename(slice_directory).removesuffix(".slice")
@@ -126,22 +141,36 @@ def join(directory: str, pid: int) -> None:
 
 
 def remove_cgroup(directory: str) -> None:
-    """End every process in or below `directory` and remove it with all below it."""
-    with contextlib.suppress(FileNotFoundError):
-        _kill(directory)
-    for path, _, _ in os.walk(directory, topdown=False):
-        os.rmdir(path)
+    """End every process in or below `directory` and remove it with all below it.
+
+    Again and again: what was just starting may enter after the others were killed.
+    """
+    deadline = time.monotonic() + END_PATIENCE
+    while os.path.isdir(directory):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"processes in {directory} do not end")
+        with contextlib.suppress(FileNotFoundError):
+            _kill(directory)
+        for path, _, _ in os.walk(directory, topdown=False):
+            _remove_empty(path)
+
+
+def _remove_empty(directory: str) -> None:
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.ENOENT):
+            raise
 
 
 def _kill(directory: str) -> None:
-    with open(f"{directory}/cgroup.kill", "wb", buffering=0) as kill:
-        kill.write(b"1")
     with open(f"{directory}/cgroup.events", "rb", buffering=0) as events:
         poll = select.poll()
         poll.register(events, select.POLLPRI)
-        while b"populated 1" in os.pread(events.fileno(), 4096, 0):
-            if not poll.poll(END_PATIENCE * 1000):
-                raise TimeoutError(f"processes in {directory} do not end")
+        with open(f"{directory}/cgroup.kill", "wb", buffering=0) as kill:
+            kill.write(b"1")
+        if b"populated 1" in os.pread(events.fileno(), 4096, 0):
+            poll.poll(100)
 
 
 def _prepare(parent: int, nofile: int | None) -> None:

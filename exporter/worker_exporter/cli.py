@@ -17,6 +17,7 @@ from worker_exporter.cgroup.identity import check_slice, compile_pattern
 from worker_exporter.collectors.base import REGISTRY
 from worker_exporter.errors import UserError
 from worker_exporter.scrape import Scraper, Settings
+from worker_exporter.telemetry import BUSY_THRESHOLD, Telemetry
 from worker_exporter.web.app import Site, check_telemetry_path
 from worker_exporter.web.config import read_config
 from worker_exporter.web.listen import Address, open_sockets, parse_address
@@ -33,12 +34,15 @@ _SECTIONS = {
     "web": "Web",
     "worker": "Workers",
     "smoothing": "Workers",
+    "telemetry": "Telemetry",
     "collector": "Collectors",
     "path": "Paths",
     "log": "Log",
 }
 _OTHERS = "Other"
 _COLLECTOR_PREFIX = "collector_"
+_ONCE_PATIENCE = 5.0
+"""Seconds that a single scrape waits for what is asked beside it: there is no next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Arguments:
     once: bool
     openmetrics: bool
     settings: Settings
+    busy_threshold: float
     site: Site
     addresses: tuple[Address, ...]
     log_level: str
@@ -101,7 +106,7 @@ def _execute(arguments: Arguments) -> None:
 def _print_once(arguments: Arguments) -> None:
     scraper = Scraper(arguments.settings)
     try:
-        snapshot = scraper.scrape(scraper.names)
+        snapshot = scraper.scrape(scraper.names, _ONCE_PATIENCE)
         _write(snapshot.openmetrics() if arguments.openmetrics else snapshot.text())
     finally:
         scraper.close()
@@ -112,9 +117,10 @@ def _serve(arguments: Arguments) -> None:
     context = None if tls is None else ReloadingContext(tls)
     # The application closes the scraper: only it knows whether a pass still runs.
     scraper = Scraper(arguments.settings)
+    telemetry = Telemetry(scraper, arguments.busy_threshold)
     sockets = open_sockets(arguments.addresses)
     log.info("starting", version=__version__, collectors=",".join(sorted(scraper.names)))
-    asyncio.run(serve(scraper, arguments.site, sockets, context))
+    asyncio.run(serve(telemetry, arguments.site, sockets, context))
 
 
 def _write(content: bytes) -> None:
@@ -140,14 +146,22 @@ def _raise_descriptor_limit() -> None:
         log.debug("the limit of open files stays", err=str(error))
 
 
-def _seconds(text: str) -> float:
+def _from_zero_up(text: str, what: str) -> float:
     try:
-        seconds = float(text)
+        amount = float(text)
     except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise click.BadParameter(f"{text!r} is not a number of seconds from 0 up")
-    return seconds
+        amount = math.nan
+    if not 0 <= amount < math.inf:
+        raise click.BadParameter(f"{text!r} is not a {what} from 0 up")
+    return amount
+
+
+def _percent(text: str) -> float:
+    return _from_zero_up(text, "percentage")
+
+
+def _seconds(text: str) -> float:
+    return _from_zero_up(text, "number of seconds")
 
 
 def _positive_seconds(text: str) -> float:
@@ -298,6 +312,14 @@ def _options() -> Iterable[click.Parameter]:
         help="How slowly the smoothed gauges follow.",
     )
     yield click.Option(
+        ["--telemetry.busy-threshold", "busy_threshold"],
+        type=_percent,
+        default=BUSY_THRESHOLD,
+        metavar="PERCENT",
+        show_default=True,
+        help="CPU use above which a worker is busy, in percent of one core.",
+    )
+    yield click.Option(
         ["--log.level", "log_level"],
         type=click.Choice(list(log.LEVELS)),
         default="info",
@@ -351,6 +373,7 @@ def _arguments(
     user_managers: bool,
     max_workers: int,
     time_constant: float,
+    busy_threshold: float,
     log_level: str,
     log_format: str,
     form: str | None,
@@ -381,6 +404,7 @@ def _arguments(
         once=command == "once",
         openmetrics=form == "openmetrics",
         settings=settings,
+        busy_threshold=busy_threshold,
         site=site,
         addresses=tuple(parse_address(text) for text in listen),
         log_level=log_level,

@@ -1,27 +1,54 @@
 """One scrape: find the workers, let the collectors read, hand over what they have."""
 
 import contextlib
+import os
 import re
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from worker_exporter import log
 from worker_exporter.cgroup.controllers import EnabledControllers
 from worker_exporter.cgroup.descriptors import Descriptors
 from worker_exporter.cgroup.events import Events
 from worker_exporter.cgroup.files import Faults, Kernel
-from worker_exporter.cgroup.mount import Mount, find_mount, given_mount
+from worker_exporter.cgroup.members import Member, Worker
+from worker_exporter.cgroup.mount import Mount, find_mount, given_mount, shows_part
+from worker_exporter.cgroup.places import Places
 from worker_exporter.cgroup.processes import Processes
-from worker_exporter.cgroup.tree import Scope, Tree, Worker
-from worker_exporter.collectors.base import REGISTRY, Collector, Host, Moment
+from worker_exporter.cgroup.roots import Scope
+from worker_exporter.cgroup.tree import Tree
+from worker_exporter.collectors.base import (
+    REGISTRY,
+    Collector,
+    Follower,
+    Host,
+    Incomplete,
+    Moment,
+)
+from worker_exporter.gpu.asking import Gpus
 from worker_exporter.metrics.exposition import Column
 from worker_exporter.metrics.family import FAMILIES
 from worker_exporter.metrics.own import OwnMetrics, Report
+from worker_exporter.systemd.managers import Managers, manager_addresses
+from worker_exporter.systemd.membership import WorkerUnits
 
 _ADVICE = (
     "run the exporter in the host's namespaces "
     "(docker run --cgroupns=host --pid=host -v /sys/fs/cgroup:/sys/fs/cgroup:ro)"
 )
+
+
+Kind = TypeVar("Kind")
+
+PATIENCE = 2.0
+"""Seconds that a scrape waits for systemd and for GPU drivers, unless it has less time."""
+
+UNITS = "units"
+GPU = "gpu"
+_LAST = (UNITS, GPU, "info")
+"""Collectors that wait for answers from beside the scrape, so all others read first."""
 
 
 def default_collectors() -> frozenset[str]:
@@ -31,7 +58,10 @@ def default_collectors() -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What to read and where. `time_constant` is that of the smoothed gauges, in seconds."""
+    """What to read and where. `time_constant` is that of the smoothed gauges, in seconds.
+
+    `buses` are the addresses of systemd's managers by the cgroup path of their units.
+    """
 
     cgroupfs: str | None = None
     procfs: str = "/proc"
@@ -41,6 +71,7 @@ class Settings:
     user_managers: bool = False
     max_workers: int = 2000
     time_constant: float = 10.0
+    buses: Mapping[str, str] = field(default_factory=lambda: manager_addresses(os.getuid()))
     collectors: frozenset[str] = field(default_factory=default_collectors)
 
 
@@ -86,6 +117,13 @@ class Scraper:
             self._kernel,
             Events(self._kernel),
             Processes(self._kernel),
+            WorkerUnits(
+                Managers(settings.buses, PATIENCE),
+                self._tree.identify,
+                settings.max_workers,
+            ),
+            Gpus(settings.procfs, settings.sysfs, PATIENCE),
+            Places(self._kernel),
             settings.time_constant,
         )
         self._collectors: dict[str, Collector] = {
@@ -95,30 +133,53 @@ class Scraper:
         }
         self._own = OwnMetrics()
         self._said_foreign = False
+        self._mount = mount.path
+        self._said_part = settings.cgroupfs is not None
 
-    def scrape(self, selected: frozenset[str]) -> Snapshot:
-        """One pass over all workers by the collectors `selected`."""
+    @property
+    def workers(self) -> Iterable[Worker]:
+        """The living workers, as of the last pass."""
+        return self._tree.workers.values()
+
+    @property
+    def units(self) -> WorkerUnits:
+        """The units of all workers, and the dead ones, as of the last pass."""
+        return self._host.units
+
+    def collector(self, kind: type[Kind]) -> Kind | None:
+        """The collector of this kind with what it has as of the last pass; None: not enabled."""
+        return next((each for each in self._collectors.values() if isinstance(each, kind)), None)
+
+    def scrape(self, selected: frozenset[str], patience: float = PATIENCE) -> Snapshot:
+        """One pass over all workers by the collectors `selected`. It waits at most `patience`
+        seconds for what is asked beside it.
+        """
         began = time.perf_counter()
         now = Moment(time.time(), time.monotonic())
         self._find_workers()
+        if UNITS in selected:
+            self._host.units.ask(patience)
+        if GPU in selected:
+            self._host.gpus.ask(patience)
         seconds, success = {}, {}
-        for name in [name for name in self._collectors if name in selected]:
+        for name in self._in_order(selected):
             start = time.perf_counter()
             success[name] = self._collect(name, now)
             seconds[name] = time.perf_counter() - start
-        self._leave_out_vanished()
+            self._leave_out_vanished()
         self._say_foreign()
+        self._say_part()
         families = tuple(
             (column, column.samples())
-            for name in seconds
-            if success[name]
-            for column in self._collectors[name].columns.values()
+            for name, collector in self._collectors.items()
+            if name in success
+            for column in collector.columns.values()
             if len(column)
         )
         report = Report(
             workers=len(self._tree.workers),
             duplicates=self._tree.duplicates,
-            dropped=self._tree.dropped,
+            dropped=self._tree.dropped + self._host.units.dropped,
             seconds=time.perf_counter() - began,
             memory_sources=self._host.memory_sources if success.get("memory") else {},
             collector_seconds=seconds,
@@ -128,10 +189,11 @@ class Scraper:
         return Snapshot(families, report, self._own)
 
     def close(self) -> None:
-        """Give all descriptors back."""
-        for worker in list(self._tree.workers.values()):
-            self._remove(worker)
-            self._tree.forget(worker)
+        """Give all descriptors back, and ask nobody any more."""
+        for member in list(self._tree.members):
+            self._remove(member)
+            self._tree.forget(member)
+        self._host.close()
 
     def _find_workers(self) -> None:
         self._host.begin()
@@ -139,34 +201,46 @@ class Scraper:
         self._host.events.refresh()
         self._leave_out_vanished()
         gone, appeared = self._tree.refresh()
-        for worker in gone:
-            self._remove(worker)
-        for worker in appeared:
-            self._add(worker)
+        for member in gone:
+            self._remove(member)
+        for member in appeared:
+            self._add(member)
         if appeared:
             self._host.events.refresh()
-        for worker in self._controllers.changed():
-            for collector in self._collectors.values():
-                collector.look_again(worker)
+        for member in self._controllers.changed():
+            for collector in self._followers(member):
+                collector.look_again(member)
 
-    def _add(self, worker: Worker) -> None:
-        self._controllers.add(worker)
-        self._host.events.add(worker)
-        self._host.processes.add(worker)
-        for collector in self._collectors.values():
-            collector.add(worker)
+    def _add(self, member: Member) -> None:
+        self._controllers.add(member)
+        if isinstance(member, Worker):
+            self._host.add(member)
+        for collector in self._followers(member):
+            collector.add(member)
 
-    def _remove(self, worker: Worker) -> None:
-        self._controllers.remove(worker)
-        self._host.events.remove(worker)
-        self._host.processes.remove(worker)
-        for collector in self._collectors.values():
-            collector.remove(worker)
+    def _remove(self, member: Member) -> None:
+        self._controllers.remove(member)
+        if isinstance(member, Worker):
+            self._host.remove(member)
+        for collector in self._followers(member):
+            collector.remove(member)
+
+    def _followers(self, member: Member) -> Iterator[Follower[Member]]:
+        for name, collector in self._collectors.items():
+            yield from REGISTRY[name].followers(collector, member)
+
+    def _in_order(self, selected: frozenset[str]) -> list[str]:
+        here = [name for name in self._collectors if name in selected and name not in _LAST]
+        return here + [name for name in _LAST if name in self._collectors and name in selected]
 
     def _collect(self, name: str, now: Moment) -> bool:
-        """Run one collector. One that failed is made anew, for its state may be in disorder."""
+        """Run one collector; whether it did all its work. One that failed is made anew, for its
+        state may be in disorder.
+        """
         try:
             self._collectors[name].collect(now)
+        except Incomplete:
+            return False
         except Exception as error:
             log.error("collector failed", collector=name, **log.describe(error))
             self._make_anew(name)
@@ -177,23 +251,33 @@ class Scraper:
         broken = self._collectors[name]
         fresh = REGISTRY[name].make(self._host)
         self._collectors[name] = fresh
-        for worker in self._tree.workers.values():
-            with contextlib.suppress(Exception):
-                broken.remove(worker)
-            fresh.add(worker)
+        for member in self._tree.members:
+            for follower in REGISTRY[name].followers(broken, member):
+                with contextlib.suppress(Exception):
+                    follower.remove(member)
+            for follower in REGISTRY[name].followers(fresh, member):
+                follower.add(member)
 
     def _leave_out_vanished(self) -> None:
         """A worker that vanished is left out whole, also one that did in mid-scrape."""
         vanished = self._kernel.faults.vanished
-        for worker in [each for each in vanished if isinstance(each, Worker)]:
-            vanished.discard(worker)
-            self._remove(worker)
-            self._tree.forget(worker)
+        for member in [each for each in vanished if isinstance(each, Member)]:
+            vanished.discard(member)
+            self._remove(member)
+            self._tree.forget(member)
 
     def _say_foreign(self) -> None:
         if self._kernel.faults.foreign_processes and not self._said_foreign:
             self._said_foreign = True
             log.warn(f"cgroups hold processes of another PID namespace; {_ADVICE}")
+
+    def _say_part(self) -> None:
+        if not self._said_part and not self._tree.workers and shows_part(self._mount):
+            self._said_part = True
+            log.warn(
+                f"no worker, and the cgroup2 mount shows only a part of all cgroups; {_ADVICE}",
+                path=self._mount,
+            )
 
 
 def _mount(settings: Settings) -> Mount:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench.client import ACCEPT as PROMETHEUS_ACCEPT
 
-from tests.golden.answers import HERE, NAMES, answers, raw_answers
+from tests.golden.answers import HERE, NAMES, answers, nvidia, raw_answers
 from tests.parsers import read_openmetrics, read_text
 from tests.tools import require
 from worker_exporter.web.negotiation import Format, choose_format
@@ -26,6 +26,14 @@ def test_the_answer_is_the_golden_file(name: str, tmp_path: Path) -> None:
         assert answer.decode() == (HERE / f"{name}{suffix}").read_text(), (
             "read the difference; when it is meant: make golden"
         )
+
+
+def test_the_machines_own_gpus_are_in_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with nvidia("gpu"):
+        monkeypatch.setattr("worker_exporter.gpu.drivers._NVIDIA_NODES", (__file__,))
+        assert answers("plain", tmp_path)[".prom"].decode() == (HERE / "plain.prom").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,4 +101,7 @@ def test_workers_come_in_one_order_in_all_families(name: str, tmp_path: Path) ->
         # What had to be looked up, and what needs two looks, comes as it becomes known.
         if family.endswith(("_start_time_seconds", "_pct", "_per_second")):
             continue
-        assert workers == [each for each in everybody if each in workers], family
+        # Dead ones, which only systemd knows, come after the living.
+        living = [each for each in workers if each in everybody]
+        assert living == [each for each in everybody if each in workers], family
+        assert workers[: len(living)] == living, family

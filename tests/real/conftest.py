@@ -1,13 +1,15 @@
 """Places for real cgroups, removed with all that is in them whatever happens."""
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from tests.real.launch_support import Fifo, open_to_all, real_mount, remove_by_hand
-from tests.support import CannotMakeCgroupsError, made_slice
+from tests.real.cgroup_support import Process
+from tests.real.launch_support import Fifo, real_mount, remove_by_hand
+from tests.support import CannotMakeCgroupsError, made_slice, open_to_all
 from tests.tools import missing
 
 from worker_sidecar.launch.cgroupfs import CgroupfsLauncher
@@ -27,6 +29,33 @@ def place(request: pytest.FixtureRequest) -> Iterator[Path]:
         except CannotMakeCgroupsError as error:
             missing(str(error))
         yield Path(directory)
+
+
+@pytest.fixture
+def undisturbed() -> Iterator[None]:
+    """What the test starts goes before what else the machine does, where root may say so: for
+    tests that hold their subject to the second.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, -15)
+    yield
+    os.setpriority(os.PRIO_PROCESS, 0, before)
+
+
+@pytest.fixture
+def start(place: Path) -> Iterator[Callable[[str], Process]]:
+    """Starts a process in a cgroup of the slice, which is made where it is not there."""
+    started: list[Process] = []
+
+    def start(worker: str) -> Process:
+        (place / worker).mkdir(parents=True, exist_ok=True)
+        started.append(Process(place / worker))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
 
 
 @pytest.fixture

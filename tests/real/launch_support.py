@@ -4,10 +4,12 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.support import END_PATIENCE
 from tests.tools import missing
 
 from worker_exporter.cgroup.mount import find_mount
@@ -163,9 +165,22 @@ def stuck_in_the_kernel(pid: int) -> Iterator[Callable[[], None]]:
         yield release
     finally:
         release()
-        for name in (place / "cgroup.procs").read_text().split():
-            (freezer / "cgroup.procs").write_text(name)
-        place.rmdir()
+        _empty(place, freezer)
+
+
+def _empty(place: Path, above: Path) -> None:
+    """Remove a cgroup of v1; what is in it goes to the one `above`, or is just ending."""
+    deadline = time.monotonic() + END_PATIENCE
+    while place.exists():
+        for pid in (place / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                (above / "cgroup.procs").write_text(pid)
+        try:
+            place.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            os.sched_yield()
 
 
 def pids(launcher: CgroupfsLauncher, worker: str) -> list[int]:
@@ -195,11 +210,3 @@ def in_a_process(site: Site, code: str, stdin: int | None = None) -> "subprocess
     """
     command = [sys.executable, "-c", program + code.replace("\n", "\n    ")]
     return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True)
-
-
-def open_to_all(directory: Path) -> Path:
-    """`directory`, once every user can reach what is in it."""
-    for path in (directory, *directory.parents):
-        if path.stat().st_uid == os.geteuid():
-            path.chmod(path.stat().st_mode | 0o011)
-    return directory

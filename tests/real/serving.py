@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -229,22 +228,7 @@ def made_ground(folder: Path, slice_name: str, text: str) -> Iterator[Ground]:
     try:
         yield ground
     finally:
-        clear(f"{mount}/{slice_name}")
-
-
-def clear(directory: str) -> None:
-    """Remove a slice with all in it, and what a sidecar that was killed had just begun to start."""
-    if not os.path.isdir(directory):
-        return
-    with open(f"{directory}/cgroup.events", "rb", buffering=0) as events:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI)
-        deadline = time.monotonic() + PATIENCE
-        while b"populated 1" in os.pread(events.fileno(), 4096, 0):
-            assert time.monotonic() < deadline, f"processes in {directory} do not end"
-            Path(directory, "cgroup.kill").write_text("1")
-            poll.poll(100)
-    remove_cgroup(directory)
+        remove_cgroup(f"{mount}/{slice_name}")
 
 
 def bearer(token: str = TOKEN) -> dict[str, str]:

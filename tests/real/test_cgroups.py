@@ -1,89 +1,25 @@
 """The figures of real cgroups against what the processes and the kernel say elsewhere."""
 
 import os
-import select
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.parsers import read_openmetrics
-from tests.support import end, join, remove_cgroup
+from tests.real.cgroup_support import Process, wait_for
+from tests.support import remove_cgroup
 from tests.tools import missing
 
-from worker_exporter.collectors.base import Collector, Moment
+from worker_exporter.collectors.base import Moment
 from worker_exporter.scrape import Scraper, Settings
 
 SLICE = f"cgrouptest{os.getpid()}.slice"
-PATIENCE = 30_000
-"""Milliseconds after which an event that did not come is a failure; never a measure of speed."""
-
-USE = """
-import os, sys
-def used(): return sum(os.times()[:2])
-for line in sys.stdin:
-    command, _, amount = line.partition(" ")
-    if command == "burn":
-        end = used() + float(amount)
-        while used() < end: pass
-    if command == "hold":
-        held = bytearray(b"x") * int(amount)
-    print(used(), flush=True)
-"""
-
 Figures = dict[tuple[str, str, str], float]
-
-
-class Process:
-    """A process that uses what it is told to, and says how much CPU time it has used."""
-
-    def __init__(self, cgroup: Path) -> None:
-        self.process = subprocess.Popen(
-            (sys.executable, "-I", "-S", "-c", USE),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-        )
-        self.pid = self.process.pid
-        self.tell("start")
-        join(str(cgroup), self.pid)
-
-    def tell(self, command: str) -> float:
-        """Have `command` done; CPU seconds used since the start, by os.times."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{command}\n".encode())
-        poll = select.poll()
-        poll.register(self.process.stdout, select.POLLIN)
-        assert poll.poll(PATIENCE), "the process said nothing"
-        return float(self.process.stdout.readline())
-
-    def end(self) -> None:
-        end(self.process)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-
-@pytest.fixture
-def start(place: Path) -> Iterator[Callable[[str], Process]]:
-    """Starts a process in a cgroup of the slice, which is made where it is not there."""
-    started: list[Process] = []
-
-    def start(worker: str) -> Process:
-        (place / worker).mkdir(parents=True, exist_ok=True)
-        started.append(Process(place / worker))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.end()
 
 
 @pytest.fixture
 def scraper(place: Path) -> Iterator[Scraper]:
-    scraper = Scraper(Settings(slices=(SLICE,)))
+    scraper = Scraper(Settings(slices=(SLICE,), buses={}))
     yield scraper
     scraper.close()
 
@@ -153,33 +89,27 @@ def test_processes_of_nested_cgroups_belong_to_the_worker(
     assert look(scraper)["worker_processes", "llm/8080", ""] == 1
 
 
-class Removing:
-    """A collector that first removes a cgroup, as if that happened in mid-scrape."""
-
-    def __init__(self, collector: Collector, cgroup: Path) -> None:
-        self.columns = collector.columns
-        self.add = collector.add
-        self.remove = collector.remove
-        self.look_again = collector.look_again
-        self._collect = collector.collect
-        self._cgroup = cgroup
-
-    def collect(self, now: Moment) -> None:
-        if self._cgroup.exists():
-            remove_cgroup(str(self._cgroup))
-        self._collect(now)
-
-
-@pytest.mark.parametrize("collector", ["info", "health", "cpu", "memory", "io", "pressure"])
+@pytest.mark.parametrize("collector", ["health", "cpu", "memory", "io", "pressure"])
 def test_a_worker_that_goes_in_mid_scrape_is_left_out_whole(
-    scraper: Scraper, start: Callable[[str], Process], place: Path, collector: str
+    scraper: Scraper,
+    start: Callable[[str], Process],
+    place: Path,
+    collector: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start("llm/8080")
     start("llm/8081")
     look(scraper)
     before = look(scraper)
-    removing = Removing(scraper._collectors[collector], place / "llm/8080")
-    scraper._collectors[collector] = removing
+    interrupted = scraper._collectors[collector]
+    collect = interrupted.collect
+
+    def collect_after_removing(now: Moment) -> None:
+        if (place / "llm/8080").exists():
+            remove_cgroup(str(place / "llm/8080"))
+        collect(now)
+
+    monkeypatch.setattr(interrupted, "collect", collect_after_removing)
     after = look(scraper)
     left = {key for key in before if key[1] != "llm/8080"}
     assert {key for key in after if key[1] != "llm/8080"} == left
@@ -260,12 +190,3 @@ def test_the_start_is_that_of_the_oldest_process(
     started = os.stat(f"/proc/{process.pid}").st_ctime
     found = look(scraper)["worker_start_time_seconds", "llm/8080", ""]
     assert found == pytest.approx(started, abs=2)
-
-
-def wait_for(cgroup: Path, event: str) -> None:
-    """Return when cgroup.events has the line `event`."""
-    with open(cgroup / "cgroup.events", "rb", buffering=0) as events:
-        poll = select.poll()
-        poll.register(events, select.POLLPRI)
-        while event not in os.pread(events.fileno(), 4096, 0).decode().splitlines():
-            assert poll.poll(PATIENCE), f"{cgroup}: no {event}"

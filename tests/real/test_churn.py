@@ -24,8 +24,8 @@ SLICE = f"churntest{os.getpid()}.slice"
 
 
 @pytest.fixture
-def exporter(place: Path) -> Iterator[RunningExporter]:
-    with running_exporter(f"--worker.slice={SLICE}") as exporter:
+def exporter(place: Path, undisturbed: None) -> Iterator[RunningExporter]:
+    with running_exporter(f"--worker.slice={SLICE}", "--no-collector.units") as exporter:
         yield exporter
 
 

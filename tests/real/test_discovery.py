@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from tests.support import remove_cgroup
 
+from worker_exporter.cgroup.descriptors import Descriptors
 from worker_exporter.scrape import Scraper, Settings
 
 SLICE = f"discoverytest{os.getpid()}.slice"
@@ -36,7 +37,7 @@ PLACES = (
 
 @pytest.fixture
 def scraper(place: Path) -> Iterator[Scraper]:
-    scraper = Scraper(Settings(slices=(SLICE,)))
+    scraper = Scraper(Settings(slices=(SLICE,), buses={}))
     yield scraper
     scraper.close()
 
@@ -55,7 +56,7 @@ def found(scraper: Scraper, collectors: frozenset[str]) -> dict[str, int]:
 
 
 def found_anew() -> dict[str, int]:
-    fresh = Scraper(Settings(slices=(SLICE,)))
+    fresh = Scraper(Settings(slices=(SLICE,), buses={}))
     try:
         return found(fresh, fresh.names)
     finally:
@@ -111,6 +112,24 @@ def test_what_takes_the_place_of_another_is_in_the_next_scrape(
     remove_cgroup(str(place / gone.format(**names)))
     make(place, comes.format(**names))
     assert found(scraper, scraper.names) == found_anew()
+
+
+@pytest.mark.parametrize("available", [0, 1, 5])
+def test_who_has_no_descriptor_left_is_seen_to_start_again(
+    place: Path, available: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Descriptors, "of_process", lambda: Descriptors(available))
+    workers = [f"{LLM}/{STEM}-llm@{number}.service" for number in range(3)]
+    make(place, *workers)
+    scraper = Scraper(Settings(slices=(SLICE,), buses={}))
+    try:
+        found(scraper, scraper.names)
+        for worker in workers:
+            remove_cgroup(str(place / worker))
+            make(place, worker)
+            assert found(scraper, scraper.names) == found_anew()
+    finally:
+        scraper.close()
 
 
 def test_what_did_not_change_is_not_listed_again(place: Path, scraper: Scraper) -> None:

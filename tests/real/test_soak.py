@@ -13,6 +13,7 @@ GOOD = Soak(
     failed=0,
     missed=0,
     incomplete=0,
+    without_units=0,
     duration=0.1,
     longest_duration=0.2,
     memory_first=60.0,
@@ -23,7 +24,7 @@ GOOD = Soak(
 )
 
 
-def test_a_minute_of_scrapes_is_whole_and_flat() -> None:
+def test_a_minute_of_scrapes_is_whole_and_flat(undisturbed: None) -> None:
     result = soak(require("prometheus"), workers=1000, seconds=60)
     assert result.problems() == [], result
     assert result.scrapes >= 60
@@ -36,6 +37,7 @@ def test_a_minute_of_scrapes_is_whole_and_flat() -> None:
         {"failed": 1},
         {"missed": 1},
         {"incomplete": 1},
+        {"without_units": 31},
         {"memory_last": 63.0},
         {"descriptors_last": 8040},
         {"complaints": ("level=warn",)},

@@ -92,6 +92,7 @@ def test_the_defaults_are_those_of_the_settings() -> None:
     assert parsed.addresses == (Address("", 10390),)
     assert (parsed.once, parsed.openmetrics) == (False, False)
     assert (parsed.log_level, parsed.log_format) == ("info", "logfmt")
+    assert parsed.busy_threshold == 10
     assert parsed.site.telemetry_path == "/metrics"
     assert (parsed.site.max_requests, parsed.site.timeout_offset) == (40, 0.5)
     assert set(parsed.site.summaries) == set(REGISTRY)
@@ -106,7 +107,7 @@ def test_flags_mean_the_same_before_and_after_the_command(position: int, tmp_pat
         *(f"--path.{which}={tmp_path}" for which in ("cgroupfs", "procfs", "sysfs")),
         *("--web.listen-address=:1", "--web.listen-address=[::1]:2", "--web.max-requests=0"),
         *("--web.timeout-offset=0", "--web.telemetry-path=/m", "--log.level=warn"),
-        *("--log.format=json", "--format=openmetrics"),
+        *("--log.format=json", "--format=openmetrics", "--telemetry.busy-threshold=0.5"),
     ]
     parsed = parse([*flags[:position], "once", *flags[position:]])
     assert parsed is not None
@@ -124,6 +125,7 @@ def test_flags_mean_the_same_before_and_after_the_command(position: int, tmp_pat
     assert parsed.addresses == (Address("", 1), Address("::1", 2))
     assert (parsed.once, parsed.openmetrics) == (True, True)
     assert (parsed.log_level, parsed.log_format) == ("warn", "json")
+    assert parsed.busy_threshold == 0.5
     assert parsed.site.telemetry_path == "/m"
     assert (parsed.site.max_requests, parsed.site.timeout_offset) == (0, 0.0)
 
@@ -139,6 +141,9 @@ def test_flags_mean_the_same_before_and_after_the_command(position: int, tmp_pat
         (["--web.timeout-offset=nan"], "'nan' is not a number of seconds from 0 up"),
         (["--smoothing.time-constant=0"], "'0' is not a number of seconds above 0"),
         (["--smoothing.time-constant=inf"], "'inf' is not a number of seconds from 0 up"),
+        (["--telemetry.busy-threshold=-1"], "'-1' is not a percentage from 0 up"),
+        (["--telemetry.busy-threshold=all"], "'all' is not a percentage from 0 up"),
+        (["--telemetry.busy-threshold=nan"], "'nan' is not a percentage from 0 up"),
         (["--log.level=loud"], "--log.level"),
         (["--log.format=xml"], "--log.format"),
         (["--path.procfs=/none"], "'/none' does not exist"),
@@ -184,11 +189,11 @@ def test_help_names_every_flag_and_is_as_wide_everywhere(
         *("--worker.slice", "--worker.pattern", "--worker.user-managers", "--worker.max"),
         *(f"--collector.{name}" for name in REGISTRY),
         *(f"--no-collector.{name}" for name in REGISTRY),
-        *("--smoothing.time-constant", "--log.level", "--log.format"),
+        *("--smoothing.time-constant", "--telemetry.busy-threshold", "--log.level", "--log.format"),
         *("--format", "--version", "--help"),
     }
     sections = re.findall(r"^(\w+):$", texts[0], re.MULTILINE)
-    assert sections == ["Web", "Workers", "Collectors", "Paths", "Log", "Other"]
+    assert sections == ["Web", "Workers", "Telemetry", "Collectors", "Paths", "Log", "Other"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,17 +219,19 @@ def test_once_is_quiet_when_its_reader_has_enough(tree: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        result = call("once", f"--path.cgroupfs={tree}", stdout=writer)
+        result = call("once", "--no-collector.units", f"--path.cgroupfs={tree}", stdout=writer)
     finally:
         os.close(writer)
     assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_once_says_when_it_cannot_write(tree: Path) -> None:
-    full = call("once", f"--path.cgroupfs={tree}", preexec="exec >/dev/full")
+    full = call(
+        "once", "--no-collector.units", f"--path.cgroupfs={tree}", preexec="exec >/dev/full"
+    )
     assert (full.returncode, full.stderr.count("\n")) == (1, 1)
     assert full.stderr.startswith(f"{ERROR}cannot write to standard output: No space left")
-    closed = call("once", f"--path.cgroupfs={tree}", preexec="exec >&-")
+    closed = call("once", "--no-collector.units", f"--path.cgroupfs={tree}", preexec="exec >&-")
     assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
     assert closed.stderr.startswith(f"{ERROR}standard output is closed")
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.parsers import READERS, read_openmetrics
 
+from worker_exporter.cgroup.identity import Identity
 from worker_exporter.metrics.exposition import Column, Unlabelled, decimal, sample_start
 from worker_exporter.metrics.family import COUNTER, FAMILIES, GAUGE, Family, family
 from worker_exporter.metrics.reference import reference
@@ -86,6 +87,17 @@ def test_a_key_without_any_figure_is_not_there(values: tuple[None, ...]) -> None
     column.put(LLM, *values)
     assert len(column) == 0
     assert column.samples() == b""
+
+
+def test_a_figure_is_told_as_a_number() -> None:
+    column = Column(family("worker_cpu_pct"))
+    assert column.figure(LLM) is None
+    column.put(LLM, b"12.50")
+    column.put(OTHER, b"0")
+    assert (column.figure(LLM), column.figure(OTHER)) == (12.5, 0)
+    column.put(LLM, None)
+    column.drop(OTHER)
+    assert (column.figure(LLM), column.figure(OTHER)) == (None, None)
 
 
 def test_figures_by_free_label_values() -> None:
@@ -171,6 +183,18 @@ def test_no_name_is_given_twice() -> None:
     stems = [row.stem for row in FAMILIES]
     assert len(set(names)) == len(names)
     assert len(set(stems)) == len(stems)
+
+
+def test_labels_that_are_gone_are_forgotten_and_may_come_back() -> None:
+    column = Column(family("worker_io_reads_total"))
+    key = Identity("llm", "8080")
+    for number in range(100):
+        column.put_labelled(key, {(f"d{number}",): b"%d" % number, ("vda",): b"7"})
+    assert len(column._labelled_starts[key]) == 2
+    column.put_labelled(key, {("d0",): b"1"})
+    assert column.samples() == (
+        b'worker_io_reads_total{service="llm",instance="8080",device="d0"} 1\n'
+    )
 
 
 def test_the_reference_of_metrics_is_up_to_date(pytestconfig: pytest.Config) -> None:

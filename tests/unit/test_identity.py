@@ -149,7 +149,12 @@ def test_a_bad_pattern_is_one_clear_line(text: str, said: str) -> None:
         (r"system\.slice/slurmstepd\.scope/job_(?P<instance>\d+)", "system.slice/slurmstepd.scope"),
         (r"docker/(?P<instance>.*)", "docker"),
         (r"a/b/(?P<instance>c)", "a/b"),
-        (r"(?P<service>a)/b", ""),
+        (r"(?P<service>docker)/(?P<instance>.*)", "docker"),
+        (r"a/(?P<service>b\.c)-d/(?P<instance>.*)", "a/b.c-d"),
+        (r"a/(?P<instance>(?P<service>job)_\d+)", "a"),
+        (r"(?P<service>a/b)?/c", ""),
+        (r"(?P<service>a.)/b", ""),
+        (r"(?P<service>a\w)/b", ""),
         (r"job_(?P<instance>\d+)", ""),
         (r"a/b*(?P<service>c)", "a"),
         (r"a/?b", ""),
@@ -171,7 +176,14 @@ pieces = st.sampled_from(
 )
 
 
-@given(st.lists(pieces, min_size=1, max_size=8).map("".join), st.data())
+groups = st.sampled_from(
+    ["", "(?P<s>a)", r"(?P<s>a\./b)", "(?P<s>a/)*", "(?P<s>a/b)?", "(?P<s>a/b){2}", "(?P<s>a*)"]
+)
+
+
+@given(
+    st.tuples(groups, st.lists(pieces, min_size=1, max_size=8).map("".join)).map("".join), st.data()
+)
 def test_every_match_lies_below_the_literal_directory(text: str, data: st.DataObject) -> None:
     path = data.draw(st.from_regex(text, fullmatch=True))
     directory = literal_directory(re.compile(text))
@@ -185,6 +197,8 @@ def test_every_match_lies_below_the_literal_directory(text: str, data: st.DataOb
         ("my-team.slice", "my.slice/my-team.slice"),
         ("a-b-c.slice", "a.slice/a-b.slice/a-b-c.slice"),
         (r"a\x2db.slice", r"a\x2db.slice"),
+        ("cpu-jobs.slice", "_cpu.slice/cpu-jobs.slice"),
+        ("_a-b.slice", "__a.slice/__a-b.slice"),
     ],
 )
 def test_slice_path(name: str, path: str) -> None:

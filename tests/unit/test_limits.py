@@ -10,7 +10,7 @@ from worker_exporter.cgroup import parse
 from worker_exporter.cgroup.files import Kernel
 from worker_exporter.cgroup.identity import Identity
 from worker_exporter.cgroup.limits import UNKNOWN, PathLimit
-from worker_exporter.cgroup.tree import Ancestor, Worker
+from worker_exporter.cgroup.members import Ancestor, Worker
 
 FILE = "memory.max"
 
@@ -21,7 +21,7 @@ class Path3:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.kernel: Kernel = kernel(root)
-        self.limit = PathLimit(FILE, self.kernel, parse.limit)
+        self.limit: PathLimit[Worker] = PathLimit(FILE, self.kernel, parse.limit)
         self.outer = Ancestor(*self._make("s"), None, None)
         self.inner = Ancestor(*self._make("s/a"), None, self.outer)
 

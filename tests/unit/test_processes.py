@@ -7,8 +7,8 @@ import pytest
 from tests.trees import KernelManners, kernel
 
 from worker_exporter.cgroup.identity import Identity
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.processes import Processes
-from worker_exporter.cgroup.tree import Worker
 
 MAX_DIRECTORIES = 256
 

@@ -8,9 +8,9 @@ import pytest
 from tests.trees import KernelManners, kernel
 
 from worker_exporter.cgroup.identity import Identity
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.procfs import PAGE_BYTES
 from worker_exporter.cgroup.resident import ResidentMemory
-from worker_exporter.cgroup.tree import Worker
 
 
 class Proc:

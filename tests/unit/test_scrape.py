@@ -1,5 +1,6 @@
 """A pass over a whole fixture host: what is left out when something is wrong, and nothing else."""
 
+import contextlib
 import errno
 import logging
 import re
@@ -7,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.golden.answers import HERE
+from tests.golden.answers import HERE, raw_answers, systemd
 from tests.trees import KernelManners, build
 
 from worker_exporter.cgroup.procfs import PAGE_BYTES
@@ -43,6 +44,7 @@ class Running:
         if not self.cgroups.exists():
             build((HERE / "unified.tree").read_text(), root)
         places = {"cgroupfs": str(self.cgroups), "procfs": f"{root}/proc", "sysfs": f"{root}/sys"}
+        settings.setdefault("buses", {})
         self.scraper = Scraper(Settings(**{**places, **settings}))  # type: ignore[arg-type]
 
     def look(self, *collectors: str) -> list[str]:
@@ -151,11 +153,18 @@ def test_a_chosen_collector_tells_its_families_and_no_others(
     assert ("worker_exporter_memory_source" in said) == (name == "memory")
 
 
-def test_every_family_of_the_table_can_be_seen(running: Callable[..., Running]) -> None:
-    host = running()
-    build((HERE / "unified.then").read_text(), host.root)
-    host.look()
-    said = {re.split(r"[{ ]", line)[0] for line in host.look()}
+def test_every_family_of_the_table_can_be_seen(
+    tmp_path: Path, running: Callable[..., Running]
+) -> None:
+    with systemd("unified", tmp_path) as buses:
+        host = running(buses=buses)
+        build((HERE / "unified.then").read_text(), host.root)
+        host.look()
+        said = {re.split(r"[{ ]", line)[0] for line in host.look()}
+    other = tmp_path / "gpu"
+    other.mkdir()
+    gpus = raw_answers("gpu", other)[".prom"].decode().splitlines()
+    said |= {re.split(r"[{ ]", line)[0] for line in gpus}
     assert {family.name for family in FAMILIES} <= said
 
 
@@ -224,6 +233,31 @@ def test_processes_of_another_namespace_are_said_once(
     host.look()
     assert len(caplog.records) == 1
     assert "--pid=host" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("file", "workers", "said"),
+    [("cgroup.type", "nobody", 1), ("cgroup.type", "worker", 0), ("cgroup.stat", "nobody", 0)],
+    ids=["a part", "a part with workers", "the whole"],
+)
+def test_a_part_of_the_cgroups_without_workers_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, workers: str, said: int
+) -> None:
+    """As in a container that has neither of the host's namespaces."""
+    build((HERE / "unified.tree").read_text(), tmp_path)
+    (tmp_path / "cgroupfs" / file).write_text("domain\n")
+    (tmp_path / "proc/self").mkdir(exist_ok=True)
+    mounted = f"30 27 0:26 / {tmp_path}/cgroupfs ro shared:9 - cgroup2 cgroup2 rw\n"
+    (tmp_path / "proc/self/mountinfo").write_text(mounted)
+    settings = Settings(
+        procfs=f"{tmp_path}/proc", sysfs=f"{tmp_path}/sys", buses={}, slices=(f"{workers}.slice",)
+    )
+    caplog.set_level(logging.WARNING)
+    with contextlib.closing(Scraper(settings)) as scraper:
+        scraper.scrape(scraper.names)
+        scraper.scrape(scraper.names)
+    warnings = [each.getMessage() for each in caplog.records]
+    assert sum("only a part" in each and "--cgroupns=host" in each for each in warnings) == said
 
 
 def test_all_descriptors_are_given_back(running: Callable[..., Running]) -> None:

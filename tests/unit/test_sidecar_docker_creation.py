@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,6 +72,43 @@ def test_what_is_asked_for_is_in_the_body() -> None:
     assert host["DeviceRequests"] == [
         {"Driver": "nvidia", "DeviceIDs": ["GPU-aa", "GPU-bb"], "Capabilities": [["gpu"]]}
     ]
+
+
+def test_a_container_opens_the_devices_of_rocm() -> None:
+    gpus = (Gpu(0, "0000:03:00.0", "1"),)
+    made = creation.body(recipe(gpus=gpus))
+    host = made["HostConfig"]
+    assert made["Env"] == ["ROCR_VISIBLE_DEVICES=1"]
+    assert "DeviceRequests" not in host
+    assert host["Devices"] == [
+        {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
+        for path in ("/dev/kfd", "/dev/dri")
+    ]
+    words = creation.command(recipe(gpus=gpus), "/run/docker.sock")
+    assert [word for word in words if word.startswith(("--device", "--gpus", "--env"))] == [
+        "--env=ROCR_VISIBLE_DEVICES=1",
+        "--device=/dev/kfd",
+        "--device=/dev/dri",
+    ]
+
+
+def test_a_user_of_a_container_may_open_the_devices_of_rocm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners = {"kfd": 993, "renderD128": 993, "renderD129": 44, "card0": 5, "root": 0}
+    for name in owners:
+        (tmp_path / name).touch()
+    files = tuple(f"{tmp_path}/{name}" for name in ("kfd", "renderD*", "root", "absent"))
+    monkeypatch.setattr(creation, "_ROCM_FILES", files)
+    amd = recipe(user="1000:1000", gpus=(Gpu(0, "GPU-cc", "GPU-cc"),))
+    with monkeypatch.context() as host:
+        host.setattr(os, "stat", lambda path: SimpleNamespace(st_gid=owners[Path(path).name]))
+        made = creation.body(amd)
+        words = creation.command(amd, "/run/docker.sock")
+    assert made["HostConfig"]["GroupAdd"] == ["44", "993"]
+    assert [word for word in words if "group-add" in word] == ["--group-add=44", "--group-add=993"]
+    nvidia = recipe(user="1000:1000", gpus=GPUS)
+    assert "GroupAdd" not in creation.body(nvidia)["HostConfig"]
 
 
 def test_volumes_stand_before_secrets_and_make_no_directories() -> None:

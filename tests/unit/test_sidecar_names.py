@@ -133,6 +133,13 @@ def test_gpus_show_in_environment_and_attributes() -> None:
     assert spec.attributes == {"model": "m", "gpu": "1,0"}
 
 
+def test_amd_gpus_show_as_rocm_names_them() -> None:
+    gpus = (Gpu(1, "GPU-1901ead3a2ecd4a6", "GPU-1901ead3a2ecd4a6"), Gpu(0, "0000:03:00.0", "2"))
+    spec = WorkerSpec("llm", "1", ("true",), env={"A": "b"}, gpus=gpus)
+    assert spec.environment == {"A": "b", "ROCR_VISIBLE_DEVICES": "GPU-1901ead3a2ecd4a6,2"}
+    assert spec.attributes == {"gpu": "1,0"}
+
+
 @pytest.mark.parametrize("state", State)
 def test_what_failed_or_ended_is_not_alive(state: State) -> None:
     alive = {State.STARTING, State.RUNNING, State.RESTARTING, State.STOPPING}

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from tests.support import open_to_all
 
 from worker_sidecar.errors import CreationFailedError, InputError, RefusedError
 from worker_sidecar.launch import secrets
@@ -94,8 +95,7 @@ def test_they_are_put_where_only_the_owner_looks(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_another_user_can_pass_through_but_not_look(tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o711)
+    open_to_all(tmp_path)
     directory = tmp_path / "worker-sidecar/x.slice/secrets/llm@1"
     (tmp_path / "worker-sidecar").mkdir(mode=0o700)
     owner = account_of("nobody")
@@ -112,8 +112,7 @@ def test_another_user_can_pass_through_but_not_look(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_a_way_that_is_closed_is_named(tmp_path: Path) -> None:
     """It is not ours to open."""
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o711)
+    open_to_all(tmp_path)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     directory = closed / "below/run/secrets/llm@1"

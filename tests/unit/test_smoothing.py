@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker_exporter.cgroup.identity import Identity
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.collectors.smoothing import SmoothedRates, two_decimals
 
 CONSTANT = 10.0

@@ -10,8 +10,10 @@ import pytest
 from tests.trees import kernel
 
 from worker_exporter.cgroup.files import Kernel
+from worker_exporter.cgroup.members import Member, ServiceSlice, Worker
 from worker_exporter.cgroup.mount import Mount
-from worker_exporter.cgroup.tree import MAX_DEPTH, Scope, Tree
+from worker_exporter.cgroup.roots import MAX_DEPTH, Scope
+from worker_exporter.cgroup.tree import Tree
 
 SCOPE = Scope(("worker.slice",))
 LLM = "worker.slice/worker-llm.slice"
@@ -35,14 +37,19 @@ class Sight:
         grave.mkdir(exist_ok=True)
         (self.root / path).rename(grave / str(len(os.listdir(grave))))
 
-    def look(self) -> tuple[list[str], list[str]]:
+    def look(self, kind: type[Member] = Worker) -> tuple[list[str], list[str]]:
+        """The paths of the members of one kind that are gone, and that appeared."""
         gone, appeared = self.tree.refresh()
-        return [worker.path for worker in gone], [worker.path for worker in appeared]
+        return _paths(gone, kind), _paths(appeared, kind)
 
     @property
     def names(self) -> list[str]:
         identities = [worker.identity for worker in self.tree.workers.values()]
         return [f"{each.service}/{each.instance}" for each in identities]
+
+
+def _paths(members: list[Member], kind: type[Member]) -> list[str]:
+    return [member.path for member in members if isinstance(member, kind)]
 
 
 def see(root: Path, scope: Scope = SCOPE) -> Sight:
@@ -284,3 +291,124 @@ def test_the_outermost_worker_counts_whichever_root_found_it(tmp_path: Path) -> 
     sight.make("worker.slice/llm@1.service")
     sight.look()
     assert sight.names == ["worker/slice"]
+
+
+def test_services_appear_before_their_workers_and_outlive_them(tmp_path: Path) -> None:
+    sight = see(tmp_path)
+    sight.make(LLM, "worker.slice/train")
+    assert sight.look(ServiceSlice) == ([], ["worker.slice/train", LLM])
+    assert [each.labels for each in sight.tree.services.values()] == [
+        (("service", "train"), ("instance", "")),
+        (("service", "llm"), ("instance", "")),
+    ]
+    sight.make(f"{LLM}/worker-llm@8080.service")
+    assert sight.look(ServiceSlice) == ([], [])
+    sight.remove(f"{LLM}/worker-llm@8080.service")
+    assert sight.look(ServiceSlice) == ([], [])
+    assert list(sight.tree.services) == ["worker.slice/train", LLM]
+    sight.remove(LLM)
+    assert sight.look(ServiceSlice) == ([LLM], [])
+
+
+def test_a_service_slice_made_anew_is_another(tmp_path: Path) -> None:
+    sight = see(tmp_path)
+    sight.make(LLM)
+    sight.look()
+    [before] = sight.tree.services.values()
+    sight.remove(LLM)
+    sight.make(LLM)
+    assert sight.look(ServiceSlice) == ([LLM], [LLM])
+    [after] = sight.tree.services.values()
+    assert after is not before
+    assert after.inode == (sight.root / LLM).stat().st_ino
+
+
+def test_a_forgotten_service_slice_is_found_again(tmp_path: Path) -> None:
+    sight = see(tmp_path)
+    sight.make(LLM)
+    sight.look()
+    sight.tree.forget(sight.tree.services[LLM])
+    assert sight.look(ServiceSlice) == ([], [LLM])
+
+
+def test_only_slices_and_plain_directories_right_in_a_root_are_services(tmp_path: Path) -> None:
+    sight = see(tmp_path, Scope(("worker.slice", "worker-team.slice", "my-team.slice")))
+    sight.make(
+        "worker.slice/other.slice",
+        "worker.slice/vllm.service/inner",
+        "worker.slice/llm-8081.scope",
+        f"{LLM}/worker-llm-8090.slice",
+        "worker.slice/worker-team.slice/worker-team-a.slice",
+        "my.slice/my-team.slice/my-team-embed.slice",
+        r"worker.slice/worker-web\x2dfront.slice",
+    )
+    sight.look()
+    assert {path: each.identity.service for path, each in sight.tree.services.items()} == {
+        LLM: "llm",
+        r"worker.slice/worker-web\x2dfront.slice": "web-front",
+        "worker.slice/worker-team.slice/worker-team-a.slice": "a",
+        "my.slice/my-team.slice/my-team-embed.slice": "embed",
+    }
+
+
+def test_a_pattern_that_points_into_a_service_leaves_its_slice_one(tmp_path: Path) -> None:
+    pattern = re.compile(rf"{re.escape(LLM)}/(?P<service>eval)-(?P<instance>\d+)\.scope")
+    sight = see(tmp_path, replace(SCOPE, patterns=(pattern,)))
+    sight.make(f"{LLM}/eval-7.scope")
+    assert sight.look(ServiceSlice) == ([], [LLM])
+    assert sight.names == ["eval/7"]
+
+
+def test_services_of_other_users_carry_their_number(tmp_path: Path) -> None:
+    sight = see(tmp_path, replace(SCOPE, user_managers=True))
+    manager = "user.slice/user-1001.slice/user@1001.service"
+    sight.make(f"{manager}/{LLM}")
+    sight.look()
+    assert [each.identity.service for each in sight.tree.services.values()] == ["llm@1001"]
+
+
+def test_services_over_the_maximum_are_counted(tmp_path: Path) -> None:
+    sight = see(tmp_path, replace(SCOPE, max_workers=2))
+    sight.make(*(f"worker.slice/worker-{name}.slice" for name in "abcd"))
+    sight.look()
+    assert len(sight.tree.services) == 2
+    assert sight.tree.dropped == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (f"{LLM}/worker-llm@8080.service", "llm/8080"),
+        ("worker.slice/vllm.service", "vllm/main"),
+        (f"{LLM}/worker-llm-8090.slice/docker-{'ab' * 32}.scope", None),
+        ("worker.slice/vllm.service/inner@1.service", None),
+        ("worker.slice/dir/deep/llm@1.service", None),
+        ("system.slice/cron.service", None),
+        ("system.slice/job_7.service", "job/7"),
+        ("worker.slice", None),
+        ("", None),
+    ],
+)
+def test_who_a_cgroup_would_be_follows_the_same_rules(
+    tmp_path: Path, path: str, named: str | None
+) -> None:
+    pattern = re.compile(r"system\.slice/(?P<service>job)_(?P<instance>\d+)\.service")
+    sight = see(tmp_path, replace(SCOPE, patterns=(pattern,)))
+    sight.look()
+    identity = sight.tree.identify(path)
+    assert (identity and f"{identity.service}/{identity.instance}") == named
+    if path:
+        sight.make(path)
+    sight.look()
+    found = sight.tree.workers.get(path)
+    assert (found and found.identity) == identity
+
+
+def test_a_worker_of_one_root_may_hold_what_another_root_would_take(tmp_path: Path) -> None:
+    pattern = re.compile(r"my\.slice/(?P<service>my-team)(?P<instance>\.slice)")
+    scope = Scope(("my-team.slice",), (pattern,))
+    sight = see(tmp_path, scope)
+    sight.make("my.slice/my-team.slice/llm@1.service")
+    sight.look()
+    assert list(sight.tree.workers) == ["my.slice/my-team.slice"]
+    assert sight.tree.identify("my.slice/my-team.slice/llm@1.service") is None

@@ -15,7 +15,7 @@ from tests.unit.web_support import PATIENCE, FakeSource, place_of, serving
 
 from worker_exporter import __version__
 from worker_exporter.errors import UserError
-from worker_exporter.web.app import Site, check_telemetry_path, deadline
+from worker_exporter.web.app import Site, check_telemetry_path, deadline, patience
 from worker_exporter.web.config import WebConfig
 
 PROMETHEUS = {
@@ -89,7 +89,7 @@ def test_head_has_the_headers_only_and_other_methods_are_refused() -> None:
         async with client.head("/metrics", headers=PROMETHEUS) as response:
             assert response.status == 200 and await response.read() == b""
             assert int(response.headers["Content-Length"]) > 20
-        for path in ("/metrics", "/", "/-/healthy", "/-/ready"):
+        for path in ("/metrics", "/workers", "/", "/-/healthy", "/-/ready"):
             for method in ("POST", "PUT", "DELETE", "OPTIONS"):
                 async with client.request(method, path) as response:
                     assert response.status == 405, (method, path)
@@ -158,6 +158,26 @@ def test_deadline(header: str | None, offset: float, expected: float | None) -> 
     assert deadline(header, offset) == expected
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(None, 2.0), (9.5, 2.0), (2.5, 2.0), (0.5, 0.4), (0.1, 0.08)]
+)
+def test_a_pass_waits_for_others_only_as_long_as_the_rest_is_on_time(
+    seconds: float | None, expected: float
+) -> None:
+    assert patience(seconds) == pytest.approx(expected)
+
+
+def test_the_scrapers_own_timeout_says_how_long_a_pass_may_wait() -> None:
+    source = FakeSource()
+
+    async def scenario(client: ClientSession) -> None:
+        await get(client, **{TIMEOUT: "1"})
+        await get(client)
+
+    drive(scenario, source)
+    assert source.patience == [pytest.approx(0.4), 2.0]
+
+
 def test_a_missed_deadline_is_503_and_costs_nobody_else_the_pass() -> None:
     source = FakeSource(held=True)
 
@@ -204,6 +224,53 @@ def test_more_than_the_allowed_requests_are_turned_away() -> None:
         assert (await get(client))[0] == 200
 
     drive(scenario, source, Site(max_requests=1))
+
+
+def test_the_workers_are_json_of_a_pass_by_all_collectors() -> None:
+    async def scenario(client: ClientSession) -> None:
+        for query in ("", "?collect[]=cpu"):
+            async with client.get(f"/workers{query}", headers=PROMETHEUS) as response:
+                packed = await response.read()
+            assert response.status == 200
+            assert response.headers["Content-Type"] == "application/json; charset=utf-8"
+            assert response.headers["Content-Encoding"] == "gzip"
+            assert response.headers["Vary"] == "Accept-Encoding"
+            assert gzip.decompress(packed).endswith(b' cpu,io,memory"]\n')
+        assert await get(client, "/workers") == (200, '["workers 3 cpu,io,memory"]\n')
+
+    drive(scenario)
+
+
+def test_the_workers_share_the_limit_the_deadline_and_the_pass_of_the_metrics() -> None:
+    source = FakeSource(held=True)
+
+    async def scenario(client: ClientSession) -> None:
+        asked = [asyncio.create_task(get(client)), asyncio.create_task(get(client, "/workers"))]
+        await source.wait_begun()
+        while "--web.max-requests" not in (await get(client, **{TIMEOUT: "0.01"}))[1]:
+            await asyncio.sleep(0)
+        status, text = await get(client, "/workers")
+        assert status == 503 and "already 2 scrapes at a time" in text
+        source.go.set()
+        metrics, workers = await asyncio.gather(*asked)
+        assert metrics == (200, "text 1 cpu,io,memory\n")
+        assert workers == (200, '["workers 1 cpu,io,memory"]\n')
+        source.go.clear()
+        status, text = await get(client, "/workers", **{TIMEOUT: "0.55"})
+        assert (status, text.partition(",")[0]) == (503, "no answer within 0.05 s")
+
+    drive(scenario, source, Site(max_requests=2))
+
+
+def test_a_failed_pass_fails_the_workers_in_one_line() -> None:
+    source = FakeSource()
+    source.failure = RuntimeError("broken")
+
+    async def scenario(client: ClientSession) -> None:
+        failed = (500, "the scrape failed; the exporter's log says why\n")
+        assert await get(client, "/workers") == failed
+
+    drive(scenario, source)
 
 
 def test_zero_allowed_requests_means_no_limit() -> None:
@@ -272,7 +339,7 @@ def test_the_landing_page_links_to_pages_that_answer() -> None:
         links.feed(page)
         assert status == 200 and __version__ in page
         assert "CPU &lt;time&gt;" in page
-        assert {"/m", "/-/healthy", "/m?collect%5B%5D=cpu"} <= set(links.found)
+        assert {"/m", "/workers", "/-/healthy", "/m?collect%5B%5D=cpu"} <= set(links.found)
         for link in links.found:
             assert (await get(client, link))[0] == 200, link
 
@@ -286,7 +353,9 @@ def test_the_metrics_may_be_at_the_root() -> None:
     drive(scenario, site=Site(telemetry_path="/"))
 
 
-@pytest.mark.parametrize("path", ["", "metrics", "/{x}", "/a b", "/a?b", "/health", "/-/ready"])
+@pytest.mark.parametrize(
+    "path", ["", "metrics", "/{x}", "/a b", "/a?b", "/health", "/-/ready", "/workers"]
+)
 def test_a_telemetry_path_that_cannot_be(path: str) -> None:
     with pytest.raises(UserError, match="telemetry path"):
         check_telemetry_path(path)
@@ -309,7 +378,7 @@ def test_basic_auth_guards_every_page() -> None:
     }
 
     async def scenario(client: ClientSession) -> None:
-        for path in ("/metrics", "/", "/-/healthy", "/nothing"):
+        for path in ("/metrics", "/workers", "/", "/-/healthy", "/nothing"):
             async with client.get(path) as response:
                 assert response.status == 401, path
                 assert response.headers["WWW-Authenticate"] == "Basic"
@@ -378,7 +447,7 @@ def test_configured_headers_are_on_every_answer() -> None:
     headers = {"X-Frame-Options": "deny", "Strict-Transport-Security": "max-age=1"}
 
     async def scenario(client: ClientSession) -> None:
-        for path in ("/metrics", "/", "/-/ready", "/nothing", "/metrics?collect[]=x"):
+        for path in ("/metrics", "/workers", "/", "/-/ready", "/nothing", "/metrics?collect[]=x"):
             async with client.get(path) as response:
                 assert headers.items() <= dict(response.headers).items(), path
 

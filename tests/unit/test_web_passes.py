@@ -11,11 +11,13 @@ import pytest
 from tests.unit.web_support import PATIENCE, FakeSource
 
 from worker_exporter.web.negotiation import Format
-from worker_exporter.web.passes import PassError, Passes, Rendering
+from worker_exporter.web.passes import Page, PassError, Passes, Rendering
 
 TEXT = Rendering(Format.TEXT, gzip=False)
 TEXT_GZIP = Rendering(Format.TEXT, gzip=True)
 OPENMETRICS_GZIP = Rendering(Format.OPENMETRICS, gzip=True)
+WORKERS = Rendering(Page.WORKERS, gzip=False)
+WORKERS_GZIP = Rendering(Page.WORKERS, gzip=True)
 ALL = frozenset({"cpu", "io", "memory"})
 CPU = frozenset({"cpu"})
 
@@ -23,7 +25,7 @@ CPU = frozenset({"cpu"})
 def ask(
     passes: Passes, selected: frozenset[str] = ALL, how: Rendering = TEXT
 ) -> "asyncio.Task[bytes]":
-    return asyncio.create_task(passes.body(selected, how))
+    return asyncio.create_task(passes.body(selected, how, 1.0))
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -48,6 +50,24 @@ def test_a_request_joins_the_pass_that_runs_and_each_form_is_made_once() -> None
         assert bodies[3] is bodies[2]
         assert gzip.decompress(bodies[4]) == b"openmetrics 1 cpu,io,memory\n# EOF\n"
         assert [s.rendered for s in source.snapshots] == [["text", "openmetrics"]]
+        passes.close()
+
+    asyncio.run(scenario())
+
+
+def test_pages_of_a_pass_share_it_and_are_made_in_its_thread_before_the_next() -> None:
+    async def scenario() -> None:
+        source = FakeSource(held=True)
+        passes = Passes(source)
+        asked = [ask(passes, ALL, how) for how in (TEXT, WORKERS, WORKERS_GZIP)]
+        await source.wait_begun()
+        await asyncio.sleep(0)
+        source.go.set()
+        text, workers, packed = await asyncio.gather(*asked)
+        assert text == b"text 1 cpu,io,memory\n"
+        assert workers == gzip.decompress(packed) == b'["workers 1 cpu,io,memory"]\n'
+        [snapshot] = source.snapshots
+        assert (snapshot.rendered, snapshot.threads) == (["text", "workers"], {"scrape"})
         passes.close()
 
     asyncio.run(scenario())
@@ -175,16 +195,17 @@ def test_a_failed_pass_fails_all_its_clients_is_logged_once_and_the_next_is_fres
 
 def test_a_rendering_that_fails_fails_the_pass(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        workers = 0
-
         def text(self) -> bytes:
             raise ValueError("no text")
 
         def openmetrics(self) -> bytes:
             return b"# EOF\n"
 
+        def workers(self) -> bytes:
+            return b"[]\n"
+
     class Source(FakeSource):
-        def scrape(self, selected: frozenset[str]) -> Broken:  # type: ignore[override]
+        def scrape(self, selected: frozenset[str], patience: float = 1.0) -> Broken:  # type: ignore[override]
             return Broken()
 
     async def scenario() -> None:
@@ -197,7 +218,7 @@ def test_a_rendering_that_fails_fails_the_pass(caplog: pytest.LogCaptureFixture)
     asyncio.run(scenario())
 
 
-def test_who_comes_while_the_last_bytes_are_made_gets_its_own_form() -> None:
+def test_who_comes_after_the_last_bytes_were_made_gets_the_next_pass() -> None:
     async def scenario() -> None:
         source = FakeSource(held=True)
         passes = Passes(source)
@@ -208,8 +229,9 @@ def test_who_comes_while_the_last_bytes_are_made_gets_its_own_form() -> None:
         await asyncio.sleep(0)
         passes._passes[ALL].wanted.remove(TEXT_GZIP)
         source.go.set()
-        assert await first == gzip.decompress(await late) == b"text 1 cpu,io,memory\n"
-        assert source.snapshots[0].rendered == ["text"]
+        assert await first == b"text 1 cpu,io,memory\n"
+        assert gzip.decompress(await late) == b"text 2 cpu,io,memory\n"
+        assert [snapshot.rendered for snapshot in source.snapshots] == [["text"], ["text"]]
         passes.close()
 
     asyncio.run(scenario())

@@ -21,7 +21,7 @@ from worker_exporter.web.listen import open_sockets, parse_address
 from worker_exporter.web.serve import serve
 
 class Hung(FakeSource):
-    def scrape(self, selected):
+    def scrape(self, selected, patience):
         print("began", flush=True)
         threading.Event().wait()
 

@@ -24,15 +24,23 @@ class FakeSnapshot:
     number: int
     selected: frozenset[str]
     rendered: list[str] = field(default_factory=list)
-    workers: int = 0
+    threads: set[str] = field(default_factory=set)
 
     def text(self) -> bytes:
-        self.rendered.append("text")
+        self._note("text")
         return f"text {self.number} {','.join(sorted(self.selected))}\n".encode()
 
     def openmetrics(self) -> bytes:
-        self.rendered.append("openmetrics")
+        self._note("openmetrics")
         return f"openmetrics {self.number} {','.join(sorted(self.selected))}\n# EOF\n".encode()
+
+    def workers(self) -> bytes:
+        self._note("workers")
+        return f'["workers {self.number} {",".join(sorted(self.selected))}"]\n'.encode()
+
+    def _note(self, form: str) -> None:
+        self.rendered.append(form)
+        self.threads.add(threading.current_thread().name)
 
 
 class FakeSource:
@@ -41,6 +49,7 @@ class FakeSource:
     def __init__(self, *, held: bool = False) -> None:
         self.names = frozenset({"cpu", "io", "memory"})
         self.snapshots: list[FakeSnapshot] = []
+        self.patience: list[float] = []
         self.failure: BaseException | None = None
         self.began = threading.Semaphore(0)
         self.go = threading.Event()
@@ -50,9 +59,10 @@ class FakeSource:
         if not held:
             self.go.set()
 
-    def scrape(self, selected: frozenset[str]) -> FakeSnapshot:
+    def scrape(self, selected: frozenset[str], patience: float = 1.0) -> FakeSnapshot:
         if not self._alone.acquire(blocking=False):
             self.overlapped = True
+        self.patience.append(patience)
         snapshot = FakeSnapshot(len(self.snapshots) + 1, selected)
         self.snapshots.append(snapshot)
         self.began.release()

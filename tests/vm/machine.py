@@ -1,6 +1,7 @@
 """One boot of a run, and the verdict on each of its checks."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,25 @@ from tests.vm.image import Image
 from tests.vm.payload import make_payload
 
 # Longer than the guest gives itself (RuntimeMaxSec in image.py), so that it can say what hung.
-TIMEOUT_SECONDS = 720
+TIMEOUT_SECONDS = 1020
 
 
 def run(
-    name: str, debian: Image, wheelhouse: Path, work: Path, options: tuple[str, ...]
+    name: str,
+    debian: Image,
+    packages: Path,
+    work: Path,
+    options: tuple[str, ...],
+    add: Callable[[Path], None] | None = None,
 ) -> Outcome:
-    """Boot `debian` with the kernel's `options` and run inside.<name> there."""
+    """Boot `debian` with the kernel's `options` and run inside.<name> there.
+
+    `add` puts into the folder of the payload what only this run needs.
+    """
     folder = work / "payload"
-    make_payload(folder, wheelhouse, name)
+    make_payload(folder, packages, name)
+    if add is not None:
+        add(folder)
     return boot(debian, folder, work, options, TIMEOUT_SECONDS)
 
 

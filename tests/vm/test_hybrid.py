@@ -31,9 +31,9 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def outcome(debian: Image, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def outcome(debian: Image, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """What the boot left."""
-    return machine.run("hybrid", debian, wheelhouse, tmp_path_factory.mktemp("vm"), OPTIONS)
+    return machine.run("hybrid", debian, packages, tmp_path_factory.mktemp("vm"), OPTIONS)
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -46,11 +46,11 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def outcome(debian: Image, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def outcome(debian: Image, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """What the boot left."""
     work = tmp_path_factory.mktemp("vm")
     options = ("systemd.unified_cgroup_hierarchy=1",)
-    return machine.run("sidecar_systemd", debian, wheelhouse, work, options)
+    return machine.run("sidecar_systemd", debian, packages, work, options)
 
 
 @pytest.mark.parametrize("check", CHECKS)

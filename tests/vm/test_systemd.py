@@ -54,10 +54,10 @@ CHECKS = (
 
 
 @pytest.fixture(scope="module")
-def outcome(debian: Image, wheelhouse: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+def outcome(debian: Image, packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """What the boot left."""
     options = ("systemd.unified_cgroup_hierarchy=1",)
-    return machine.run("unified", debian, wheelhouse, tmp_path_factory.mktemp("vm"), options)
+    return machine.run("unified", debian, packages, tmp_path_factory.mktemp("vm"), options)
 
 
 @pytest.mark.parametrize("check", CHECKS)

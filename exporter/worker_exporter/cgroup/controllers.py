@@ -4,56 +4,56 @@ import os
 from collections.abc import Iterator
 
 from worker_exporter.cgroup.files import Cgroup, InterfaceFile, Kernel
+from worker_exporter.cgroup.members import Member
 from worker_exporter.cgroup.mount import Mount
-from worker_exporter.cgroup.tree import Worker
 
 
 class EnabledControllers:
-    """cgroup.subtree_control of the cgroups above workers, up to the cgroup root.
+    """cgroup.subtree_control of the cgroups above members, up to the cgroup root.
 
-    It says which controllers' files the workers and their slices have, so that missing ones need
+    It says which controllers' files the members and their slices have, so that missing ones need
     not be looked for at every scrape.
     """
 
     def __init__(self, mount: Mount, kernel: Kernel) -> None:
         self._root = Cgroup("", mount.path, os.stat(mount.path).st_ino)
         self._file: InterfaceFile[Cgroup] = InterfaceFile("cgroup.subtree_control", kernel)
-        self._workers: dict[Cgroup, set[Worker]] = {}
+        self._members: dict[Cgroup, set[Member]] = {}
         self._enabled: dict[Cgroup, bytes | None] = {}
 
-    def add(self, worker: Worker) -> None:
-        """Follow what is enabled for `worker` from now on; to be called before its files are
+    def add(self, member: Member) -> None:
+        """Follow what is enabled for `member` from now on; to be called before its files are
         opened.
         """
-        for above in self._above(worker):
-            if above not in self._workers:
-                self._workers[above] = set()
+        for above in self._above(member):
+            if above not in self._members:
+                self._members[above] = set()
                 self._file.add(above)
                 self._enabled[above] = _read(above)
-            self._workers[above].add(worker)
+            self._members[above].add(member)
 
-    def remove(self, worker: Worker) -> None:
-        """Follow what is enabled for `worker` no more."""
-        for above in self._above(worker):
-            workers = self._workers[above]
-            workers.discard(worker)
-            if not workers:
+    def remove(self, member: Member) -> None:
+        """Follow what is enabled for `member` no more."""
+        for above in self._above(member):
+            members = self._members[above]
+            members.discard(member)
+            if not members:
                 self._file.remove(above)
-                del self._workers[above], self._enabled[above]
+                del self._members[above], self._enabled[above]
 
-    def changed(self) -> set[Worker]:
-        """The workers for which, or above which, controllers were enabled or disabled since the
+    def changed(self) -> set[Member]:
+        """The members for which, or above which, controllers were enabled or disabled since the
         last pass.
         """
-        moved: set[Worker] = set()
+        moved: set[Member] = set()
         for above, enabled in self._file.changed():
             if enabled != self._enabled[above]:
                 self._enabled[above] = enabled
-                moved |= self._workers[above]
+                moved |= self._members[above]
         return moved
 
-    def _above(self, worker: Worker) -> Iterator[Cgroup]:
-        yield from worker.ancestors()
+    def _above(self, member: Member) -> Iterator[Cgroup]:
+        yield from member.ancestors()
         yield self._root
 
 

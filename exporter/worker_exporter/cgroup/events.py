@@ -1,7 +1,7 @@
 """cgroup.events of every worker: read first in a pass, since it shows which workers are gone."""
 
 from worker_exporter.cgroup.files import InterfaceFile, Kernel
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup.members import Worker
 
 FILE = "cgroup.events"
 

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -83,6 +83,25 @@ class Kernel:
     sysfs: str
     descriptors: Descriptors
     faults: Faults
+
+
+Process = TypeVar("Process")
+
+
+def process_reads(name: str, kernel: Kernel, pid_of: Callable[[Process], int]) -> Reads[Process]:
+    """Reads of the file `name`, such as statm, in /proc/PID of many processes.
+
+    A kept descriptor stays with its process, whoever gets its PID afterwards.
+    """
+
+    def path(process: Process) -> str:
+        return f"{kernel.procfs}/{pid_of(process)}/{name}"
+
+    return Reads(
+        open_kept=lambda process: kernel.descriptors.open(path(process), OPEN_FLAGS),
+        open_once=lambda process: os.open(path(process), OPEN_FLAGS),
+        close=kernel.descriptors.close,
+    )
 
 
 Owner = TypeVar("Owner", bound=Cgroup)

@@ -12,7 +12,12 @@ _UNIT = re.compile(r"(?s)(?P<name>.+)\.(?:service|scope)")
 _CONTAINER = re.compile(r"(?:[a-z]+(?:-[a-z]+)*-)?(?P<id>[0-9a-f]{64})(?:\.scope)?")
 _NUMBERED = re.compile(r"(?s)(?P<service>.+)-(?P<instance>[0-9]+)")
 _TEMPLATED = re.compile(r"(?s)(?P<service>[^@]+)@(?P<instance>.+)")
+_TEXT_GROUP = re.compile(r"(?<!\\)\(\?P<\w+>((?:[\w@/-]|\\[.@/-])+)\)(?![*+?{])")
 _ESCAPE = re.compile(r"(?:\\x[0-9a-fA-F]{2})+")
+_ESCAPED = re.compile(
+    r"[_.]|(?:cgroup|cpu|cpuacct|cpuset|io|blkio|memory|devices|pids"
+    r"|bpf-(?:firewall|devices|foreign|socket-bind|restrict-network-interfaces))\."
+)
 _UNIT_SUFFIXES = (
     ".service",
     ".scope",
@@ -30,10 +35,17 @@ _UNIT_SUFFIXES = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a worker is: the values of the labels `service` and `instance`."""
+    """Who a worker is: the values of the labels `service` and `instance`. Without an instance it
+    is the service as a whole.
+    """
 
     service: str
     instance: str
+
+    @property
+    def labels(self) -> tuple[tuple[str, str], ...]:
+        """The labels that every sample of it carries; one without a value is not shown."""
+        return ("service", self.service), ("instance", self.instance)
 
     @property
     def valid(self) -> bool:
@@ -69,9 +81,10 @@ def compile_pattern(text: str) -> re.Pattern[str]:
 
 def literal_directory(pattern: re.Pattern[str]) -> str:
     """The directory below which every match of `pattern` lies: its text up to the first
-    special character, cut at the last slash ("" when that is the cgroup root).
+    special character, cut at the last slash ("" when that is the cgroup root). A named group of
+    mere text, such as (?P<service>docker), is that text.
     """
-    text = pattern.pattern
+    text = _TEXT_GROUP.sub(r"\1", pattern.pattern)
     if "|" in text or pattern.flags & (re.IGNORECASE | re.VERBOSE):
         return ""
     literal = ""
@@ -101,7 +114,20 @@ def check_slice(name: str) -> str:
 def slice_path(name: str) -> str:
     """The cgroup path of a slice below its manager: "my-team.slice" is in "my.slice"."""
     parts = name.removesuffix(".slice").split("-")
-    return "/".join("-".join(parts[: depth + 1]) + ".slice" for depth in range(len(parts)))
+    slices = ("-".join(parts[: depth + 1]) + ".slice" for depth in range(len(parts)))
+    return "/".join(map(directory_of, slices))
+
+
+def directory_of(unit: str) -> str:
+    """The name of a unit's cgroup: with an underscore before what looks like a kernel file's
+    (cg_escape of systemd).
+    """
+    return f"_{unit}" if _ESCAPED.match(unit) else unit
+
+
+def manager_path(uid: int) -> str:
+    """The cgroup path of a user's own service manager."""
+    return f"user.slice/user-{uid}.slice/user@{uid}.service"
 
 
 def by_pattern(path: str, patterns: tuple[re.Pattern[str], ...]) -> Identity | None:
@@ -119,7 +145,7 @@ def by_path(parts: tuple[str, ...], stem: str) -> Identity | None:
     `stem` is the slice's name without ".slice". None: this cgroup is no worker.
     """
     name = parts[-1]
-    service = _service_of(parts[0], stem) if len(parts) == 2 else None
+    service = service_of(parts[0], stem) if len(parts) == 2 else None
     container = _CONTAINER.fullmatch(name)
     if service and container:
         return Identity(service, container["id"][:12])
@@ -133,12 +159,28 @@ def by_path(parts: tuple[str, ...], stem: str) -> Identity | None:
     return None
 
 
+def service_of(directory: str, stem: str) -> str | None:
+    """The service that `directory`, directly in the worker slice, is the slice or directory of."""
+    if _is_plain(directory):
+        return directory
+    name = _unprefixed(directory)
+    if not name.endswith(".slice") or not name.startswith(f"{stem}-"):
+        return None
+    return unescape(name.removeprefix(f"{stem}-").removesuffix(".slice")) or None
+
+
 def may_hold_workers(parts: tuple[str, ...]) -> bool:
     """Whether workers may lie below the cgroup `parts` (names below a worker slice), itself none:
     a slice, or the plain directory of a service.
     """
     name = parts[-1]
     return name.endswith(".slice") or (len(parts) == 1 and _is_plain(name))
+
+
+def unit_name(path: str) -> str | None:
+    """The service or scope that the cgroup `path` itself is, if it is one."""
+    name = _unprefixed(path.rpartition("/")[2])
+    return name if name.endswith((".service", ".scope")) else None
 
 
 def unit_of(path: str) -> str:
@@ -178,16 +220,6 @@ def _by_unit(name: str, stem: str) -> Identity:
     if match is None:
         return Identity(unescape(own), "main")
     return Identity(unescape(match["service"]), unescape(match["instance"]))
-
-
-def _service_of(directory: str, stem: str) -> str | None:
-    """The service that `directory`, directly in the worker slice, is the slice or directory of."""
-    if _is_plain(directory):
-        return directory
-    name = _unprefixed(directory)
-    if not name.endswith(".slice") or not name.startswith(f"{stem}-"):
-        return None
-    return unescape(name.removeprefix(f"{stem}-").removesuffix(".slice")) or None
 
 
 def _is_plain(name: str) -> bool:

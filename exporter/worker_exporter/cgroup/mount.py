@@ -60,6 +60,13 @@ def given_mount(path: str) -> Mount:
     return Mount(path)
 
 
+def shows_part(path: str) -> bool:
+    """Whether the mount on `path` begins below the host's root cgroup, as in a cgroup namespace of
+    a container's own: the root cgroup alone has no cgroup.type.
+    """
+    return os.path.exists(f"{path}/cgroup.type")
+
+
 def is_kernels(path: str) -> bool:
     """Whether the directory `path` is in a mounted cgroup2, not in a copy of one.
 

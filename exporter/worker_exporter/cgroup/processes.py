@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from worker_exporter.cgroup import parse
 from worker_exporter.cgroup.files import Cgroup, InterfaceFile, Kernel
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup.members import Worker
 
 MAX_DIRECTORIES = 256
 """A worker of more cgroups than this, itself included, is left out: walking them costs too much."""

@@ -17,6 +17,18 @@ def resident_bytes(statm: bytes) -> int:
     return int(fields[1]) * PAGE_BYTES
 
 
+def unified_cgroup(data: bytes) -> str:
+    """The cgroup v2 path that /proc/PID/cgroup names, below the cgroup root; "" for the root.
+
+    A cgroup that was removed under a dying process goes by its old path. Raises ValueError for
+    content without such a path.
+    """
+    for line in data.splitlines() if data.endswith(b"\n") else ():
+        if line.startswith(b"0::/"):
+            return os.fsdecode(line[4:].removesuffix(b" (deleted)"))
+    raise ValueError(f"no cgroup v2 path: {data[:40]!r}")
+
+
 def start_ticks(stat: bytes) -> int:
     """When a process started, in clock ticks since boot: field 22 of /proc/PID/stat.
 

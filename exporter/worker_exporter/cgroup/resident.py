@@ -1,14 +1,14 @@
 """Resident memory of workers by their processes, where there is no memory controller."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from worker_exporter.cgroup import procfs
-from worker_exporter.cgroup.descriptors import OPEN_FLAGS, Reads
-from worker_exporter.cgroup.files import GONE, Kernel
+from worker_exporter.cgroup.descriptors import Reads
+from worker_exporter.cgroup.files import GONE, Kernel, process_reads
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.processes import PIDS
-from worker_exporter.cgroup.tree import Worker
 
 
 @dataclass(eq=False, slots=True)
@@ -27,16 +27,7 @@ class ResidentMemory:
     def __init__(self, kernel: Kernel) -> None:
         self._faults = kernel.faults
         self._faults.errors["statm"] += 0
-        descriptors = kernel.descriptors
-
-        def path(process: _Process) -> str:
-            return f"{kernel.procfs}/{process.pid}/statm"
-
-        self._reads: Reads[_Process] = Reads(
-            open_kept=lambda process: descriptors.open(path(process), OPEN_FLAGS),
-            open_once=lambda process: os.open(path(process), OPEN_FLAGS),
-            close=descriptors.close,
-        )
+        self._reads: Reads[_Process] = process_reads("statm", kernel, attrgetter("pid"))
         self._seen: dict[Worker, PIDS | None] = {}
         self._processes: dict[Worker, dict[int, _Process]] = {}
         self._bytes: dict[_Process, int | None] = {}

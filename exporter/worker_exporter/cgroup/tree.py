@@ -1,90 +1,16 @@
-"""Which workers exist: found anew at every scrape, known again by path and inode."""
+"""Which workers and services exist: found anew at every scrape, known again by path and inode."""
 
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from worker_exporter import log
-from worker_exporter.cgroup.files import ABSENT, GONE, Cgroup, Kernel
-from worker_exporter.cgroup.identity import (
-    Identity,
-    by_path,
-    by_pattern,
-    literal_directory,
-    may_hold_workers,
-    slice_path,
-)
+from worker_exporter.cgroup.files import ABSENT, GONE, Kernel
+from worker_exporter.cgroup.identity import Identity, is_label_value
+from worker_exporter.cgroup.members import Ancestor, AnyMember, Member, ServiceSlice, Worker
 from worker_exporter.cgroup.mount import Mount, is_kernels
-
-MAX_DEPTH = 32
-"""How many levels below a slice, or a pattern's directory, are searched: whoever has a delegated
-cgroup can nest without end.
-"""
-
-
-@dataclass(eq=False, slots=True)
-class Ancestor(Cgroup):
-    """A cgroup between the cgroup root and a worker, shared by all workers below it."""
-
-    parent: "Ancestor | None" = None
-
-
-@dataclass(eq=False, slots=True)
-class Worker(Cgroup):
-    """A cgroup that has an identity. One that is made anew under the same name is another."""
-
-    identity: Identity = field(default_factory=lambda: Identity("", ""))
-    parent: Ancestor | None = None
-
-    @property
-    def labels(self) -> tuple[tuple[str, str], ...]:
-        """The labels that every sample of this worker carries."""
-        return ("service", self.identity.service), ("instance", self.identity.instance)
-
-    def ancestors(self) -> Iterator[Ancestor]:
-        """The cgroups above, the nearest first, without the cgroup root."""
-        ancestor = self.parent
-        while ancestor is not None:
-            yield ancestor
-            ancestor = ancestor.parent
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Where workers are looked for, below the cgroup root."""
-
-    slices: tuple[str, ...]
-    patterns: tuple[re.Pattern[str], ...] = ()
-    user_managers: bool = False
-    max_workers: int = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class _Root:
-    """A directory to search. `stem` of its slice; None where only patterns name workers.
-
-    `suffix` is put behind the service of workers in another user's manager.
-    """
-
-    path: str
-    stem: str | None
-    suffix: str = ""
-
-    def identify(self, path: str, patterns: tuple[re.Pattern[str], ...]) -> Identity | None:
-        identity = by_pattern(path, patterns)
-        if identity is None and self.stem is not None:
-            identity = by_path(self._below(path), self.stem)
-        if identity is None or not self.suffix:
-            return identity
-        return Identity(identity.service + self.suffix, identity.instance)
-
-    def leads_to_workers(self, path: str) -> bool:
-        parts = self._below(path)
-        return len(parts) < MAX_DEPTH and (self.stem is None or may_hold_workers(parts))
-
-    def _below(self, path: str) -> tuple[str, ...]:
-        return tuple(path.removeprefix(f"{self.path}/").split("/"))
+from worker_exporter.cgroup.roots import Root, Scope, fixed_roots, pattern_roots, user_roots
 
 
 @dataclass(slots=True)
@@ -92,7 +18,7 @@ class _Directory:
     """A directory that may hold workers, with what was in it at the last look (name, inode)."""
 
     path: str
-    root: _Root
+    root: Root
     entries: dict[str, int] = field(default_factory=dict)
     workers: dict[str, tuple[int, Identity]] = field(default_factory=dict)
     below: dict[str, "_Directory"] = field(default_factory=dict)
@@ -103,16 +29,28 @@ class _Directory:
         for directory in self.below.values():
             yield from directory.all_workers()
 
+    def services(self) -> Iterator[tuple[str, int, Identity]]:
+        """Of a root's directory: those right in it that are of services."""
+        for path, directory in self.below.items():
+            service = self.root.service(path)
+            if service is not None:
+                yield path, self.entries[directory.path.rpartition("/")[2]], service
+
+
+Candidates = Mapping[str, tuple[int, Identity]]
+"""Cgroups to be served: inode and identity, by path."""
+
 
 class Tree:
-    """The workers of a host, and the cgroups above them.
+    """The workers of a host, the slices of their services, and the cgroups above them.
 
-    `workers` by path; `duplicates` counts cgroups left out since their identity is taken, `dropped`
-    those over the maximum or without a valid identity.
+    `workers` and `services` by path; `duplicates` counts cgroups left out since their identity is
+    taken, `dropped` those over the maximum or without a valid identity.
     """
 
     def __init__(self, mount: Mount, scope: Scope, kernel: Kernel) -> None:
         self.workers: dict[str, Worker] = {}
+        self.services: dict[str, ServiceSlice] = {}
         self.duplicates = 0
         self.dropped = 0
         self._mount = mount.path
@@ -120,20 +58,27 @@ class Tree:
         self._kernel = kernel
         kernel.faults.errors["directory"] += 0
         self._ancestors: dict[str, Ancestor] = {}
-        self._directories: dict[_Root, _Directory] = {}
-        self._fixed_roots = _fixed_roots(scope, os.getuid())
+        self._directories: dict[Root, _Directory] = {}
+        self._fixed_roots = fixed_roots(scope, os.getuid())
         self._stale = False
         self._links_tell = is_kernels(mount.path)
         self._all_served = True
+        self._all_held = True
         self._doubted: set[str] = set()
         self._said_missing: set[str] = set()
 
-    def refresh(self) -> tuple[list[Worker], list[Worker]]:
-        """Look again: the workers that are gone, and those that appeared, since the last look.
+    @property
+    def members(self) -> Iterator[Member]:
+        """All workers and all slices of services."""
+        yield from self.workers.values()
+        yield from self.services.values()
 
-        Workers that vanished meanwhile must have been forgotten before.
+    def refresh(self) -> tuple[list[Member], list[Member]]:
+        """Look again: the members that are gone, and those that appeared, since the last look.
+
+        Members that vanished meanwhile must have been forgotten before.
         """
-        roots = [*self._fixed_roots, *self._user_roots(), *_pattern_roots(self._scope)]
+        roots = [*self._fixed_roots, *self._user_roots(), *pattern_roots(self._scope)]
         directories = {
             root: self._directories.get(root) or _Directory(root.path, root) for root in roots
         }
@@ -146,15 +91,30 @@ class Tree:
         if not changed and not self._stale:
             return [], []
         self._stale = False
-        return self._replace(self._choose())
+        return self._replace(self._choose(), self._choose_services())
 
-    def forget(self, worker: Worker) -> None:
-        """Leave out a worker that vanished since the last look."""
-        if self.workers.get(worker.path) is worker:
-            del self.workers[worker.path]
-            self._stale = True
-            self._doubted.add(worker.path.rpartition("/")[0])
-        worker.close(self._kernel.descriptors)
+    def forget(self, member: Member) -> None:
+        """Leave out a member that vanished since the last look."""
+        for known in (self.workers, self.services):
+            if known.get(member.path) is member:
+                del known[member.path]
+                self._stale = True
+                self._doubted.add(member.path.rpartition("/")[0])
+        member.close(self._kernel.descriptors)
+
+    def identify(self, path: str) -> Identity | None:
+        """Who the cgroup `path` would be if it were there: a worker, as found on the way down.
+
+        None for what is no worker, or lies in one. May be called by any thread.
+        """
+        found = [
+            worker
+            for root in tuple(self._directories)
+            if path.startswith(f"{root.path}/" if root.path else "")
+            and (worker := root.outermost(path, self._scope.patterns))
+        ]
+        outer, identity = min(found, key=lambda worker: len(worker[0]), default=("", None))
+        return identity if outer == path else None
 
     def _look(self, directory: _Directory, status: os.stat_result | None) -> bool:
         """Look into `directory` and those below it. Whether anything differs from the last time."""
@@ -177,9 +137,10 @@ class Tree:
         """Whether `directory` holds what it held, told without listing it.
 
         It does if it has as many cgroups as before and each of those before still lives. A worker
-        that does not was forgotten by now; any other cgroup would have to be looked at.
+        that does not was forgotten by now, unless without a descriptor its successor was taken for
+        it; any other cgroup would have to be looked at.
         """
-        if status is None or not self._links_tell or not self._all_served:
+        if status is None or not (self._links_tell and self._all_served and self._all_held):
             return False
         if directory.path in self._doubted:
             return False
@@ -226,7 +187,7 @@ class Tree:
                 below[path] = _Directory(path, directory.root)
         directory.entries, directory.workers, directory.below = entries, workers, below
 
-    def _choose(self) -> dict[str, tuple[int, Identity]]:
+    def _choose(self) -> Candidates:
         """Of all candidates those to serve: the outermost, valid, first of their identity."""
         found: dict[str, tuple[int, Identity]] = {}
         for directory in self._directories.values():
@@ -250,35 +211,68 @@ class Tree:
         self._all_served = len(chosen) == len(found)
         return chosen
 
+    def _choose_services(self) -> Candidates:
+        """The slices of services, as many as workers may be shown. A worker slice in another one
+        is none.
+        """
+        roots = {root.path for root in self._directories if root.stem is not None}
+        found = {
+            path: (inode, identity)
+            for directory in self._directories.values()
+            for path, inode, identity in sorted(directory.services(), key=lambda each: each[0])
+            if path not in roots and is_label_value(identity.service)
+        }
+        chosen = dict(islice(found.items(), self._scope.max_workers))
+        self.dropped += len(found) - len(chosen)
+        return chosen
+
     def _replace(
-        self, chosen: dict[str, tuple[int, Identity]]
-    ) -> tuple[list[Worker], list[Worker]]:
-        gone = [
-            worker
-            for path, worker in self.workers.items()
-            if chosen.get(path) != (worker.inode, worker.identity)
+        self, workers: Candidates, services: Candidates
+    ) -> tuple[list[Member], list[Member]]:
+        gone: list[Member] = [
+            *self._take_gone(self.workers, workers),
+            *self._take_gone(self.services, services),
         ]
-        for worker in gone:
-            del self.workers[worker.path]
-            worker.close(self._kernel.descriptors)
+        for member in gone:
+            member.close(self._kernel.descriptors)
         self._prune_ancestors()
-        appeared = [
-            self._make(path, inode, identity)
-            for path, (inode, identity) in chosen.items()
-            if path not in self.workers
+        appeared: list[Member] = [
+            *self._take_new(Worker, self.workers, workers),
+            *self._take_new(ServiceSlice, self.services, services),
         ]
-        self.workers.update((worker.path, worker) for worker in appeared)
+        self._all_held = all(worker.directory is not None for worker in self.workers.values())
         return gone, appeared
 
-    def _make(self, path: str, inode: int, identity: Identity) -> Worker:
+    def _take_gone(self, known: dict[str, AnyMember], chosen: Candidates) -> list[AnyMember]:
+        gone = [
+            member
+            for path, member in known.items()
+            if chosen.get(path) != (member.inode, member.identity)
+        ]
+        for member in gone:
+            del known[member.path]
+        return gone
+
+    def _take_new(
+        self, kind: type[AnyMember], known: dict[str, AnyMember], chosen: Candidates
+    ) -> list[AnyMember]:
+        appeared = [
+            self._make(kind, path, inode, identity)
+            for path, (inode, identity) in chosen.items()
+            if path not in known
+        ]
+        known.update((member.path, member) for member in appeared)
+        return appeared
+
+    def _make(self, kind: type[AnyMember], path: str, inode: int, identity: Identity) -> AnyMember:
         parent = self._ancestor(path.rpartition("/")[0])
-        worker = Worker(path, f"{self._mount}/{path}", inode, None, identity, parent)
+        member = kind(path, f"{self._mount}/{path}", inode, None, identity, parent)
         try:
-            worker.open(self._kernel.descriptors)
+            member.open(self._kernel.descriptors)
         except OSError as error:
             if error.errno in GONE:
-                self._kernel.faults.vanished.add(worker)
-        return worker
+                self._kernel.faults.vanished.add(member)
+        return member
 
     def _ancestor(self, path: str) -> Ancestor | None:
         if not path:
@@ -292,22 +286,14 @@ class Tree:
         return known
 
     def _prune_ancestors(self) -> None:
-        """Forget the cgroups that have no worker left below them."""
-        used = {ancestor for worker in self.workers.values() for ancestor in worker.ancestors()}
+        """Forget the cgroups that have no member left below them."""
+        used = {ancestor for member in self.members for ancestor in member.ancestors()}
         self._ancestors = {ancestor.path: ancestor for ancestor in used}
 
-    def _user_roots(self) -> list[_Root]:
-        if not self._scope.user_managers:
-            return []
-        own = os.getuid()
-        names = (re.fullmatch(r"user-(\d+)\.slice", name) for name in self._list("user.slice"))
-        uids = sorted(int(match[1]) for match in names if match)
-        return [
-            _slice_root(name, _manager(uid), f"@{uid}")
-            for name in self._scope.slices
-            for uid in uids
-            if uid != own
-        ]
+    def _user_roots(self) -> list[Root]:
+        return user_roots(
+            self._scope, self._list("user.slice") if self._scope.user_managers else ()
+        )
 
     def _say_missing_slices(self) -> None:
         for name in self._scope.slices:
@@ -321,26 +307,6 @@ class Tree:
             elif name not in self._said_missing:
                 self._said_missing.add(name)
                 log.info("no worker yet: the slice is not there or empty", slice=name)
-
-
-def _fixed_roots(scope: Scope, uid: int) -> list[_Root]:
-    return [
-        *(_slice_root(name) for name in scope.slices),
-        *(_slice_root(name, _manager(uid)) for name in scope.slices),
-    ]
-
-
-def _pattern_roots(scope: Scope) -> list[_Root]:
-    return [_Root(literal_directory(pattern), None) for pattern in scope.patterns]
-
-
-def _slice_root(name: str, manager: str = "", suffix: str = "") -> _Root:
-    path = f"{manager}/{slice_path(name)}" if manager else slice_path(name)
-    return _Root(path, name.removesuffix(".slice"), suffix)
-
-
-def _manager(uid: int) -> str:
-    return f"user.slice/user-{uid}.slice/user@{uid}.service"
 
 
 def _is_nested(path: str, found: dict[str, tuple[int, Identity]]) -> bool:

@@ -1,9 +1,9 @@
 """CPU time, throttling and limits of workers: cpu.stat, cpu.max, cpuset.cpus.effective."""
 
-from worker_exporter.cgroup import parse, procfs
-from worker_exporter.cgroup.limits import UNKNOWN, PathLimit
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup import parse
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
+from worker_exporter.collectors.cpu_limit import CpuLimit
 from worker_exporter.collectors.smoothing import SmoothedRates, two_decimals
 from worker_exporter.metrics.exposition import decimal
 
@@ -26,24 +26,19 @@ class CpuCollector(WorkerCollector):
     def __init__(self, host: Host) -> None:
         super().__init__("cpu", host)
         self._stat = self.source("cpu.stat", _STAT_FAMILIES, self._take_stat, self._forget_rate)
-        self._quota = self.limit("cpu.max", parse.cpu_max)
-        self._cpuset = self.limit("cpuset.cpus.effective", parse.cpu_count)
+        self._limit = CpuLimit(self)
         self._seconds, self._periods, self._throttled, self._throttled_seconds, self._pct = (
             self._stat.columns
         )
         self._cores = self.columns["worker_cpu_limit_cores"]
         self._rates = SmoothedRates(host.time_constant)
         self._used: dict[Worker, float] = {}
-        self._quotas: dict[Worker, float] = {}
-        self._cpusets: dict[Worker, float] = {}
-        self._online: int | None = None
 
     def remove(self, worker: Worker) -> None:
         """A worker is gone: none of its samples may stay."""
         super().remove(worker)
         self._forget_rate(worker)
-        self._quotas.pop(worker, None)
-        self._cpusets.pop(worker, None)
+        self._limit.remove(worker)
 
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date."""
@@ -51,7 +46,8 @@ class CpuCollector(WorkerCollector):
         self._stat.collect()
         for worker, rate in self._rates.look(now.monotonic, self._used):
             self._pct.put(worker, two_decimals(rate))
-        self._collect_limits()
+        for worker, cores in self._limit.changed():
+            self._cores.put(worker, None if cores is None else decimal(cores))
 
     def _take_stat(self, worker: Worker, data: bytes) -> None:
         stat = parse.flat_keyed(data)
@@ -70,44 +66,7 @@ class CpuCollector(WorkerCollector):
         self._rates.forget(worker)
         self._used.pop(worker, None)
 
-    def _collect_limits(self) -> None:
-        moved = _update(self._quotas, self._quota) + _update(self._cpusets, self._cpuset)
-        if self._cpusets:
-            online = _online_cpus(self.host.kernel.sysfs)
-            moved += self._cpusets if online != self._online else ()
-            self._online = online
-        for worker in moved:
-            limits = [self._quotas.get(worker), self._cpuset_limit(worker)]
-            given = [limit for limit in limits if limit is not None]
-            if given and UNKNOWN not in given:
-                self._cores.put(worker, decimal(min(given)))
-            else:
-                self._cores.drop(worker)
-
-    def _cpuset_limit(self, worker: Worker) -> float | None:
-        """The CPUs of the worker's cpuset; None when those are all that are online."""
-        cpus = self._cpusets.get(worker)
-        return None if cpus is None or cpus == self._online else cpus
-
 
 def _seconds(stat: dict[bytes, bytes], key: bytes) -> bytes | None:
     microseconds = stat.get(key)
     return None if microseconds is None else parse.seconds(microseconds)
-
-
-def _update(values: dict[Worker, float], limit: PathLimit) -> list[Worker]:
-    """Take what changed in `limit` over into `values`; the workers that changed."""
-    changes = dict(limit.changed())
-    for worker, value in changes.items():
-        if value is None:
-            values.pop(worker, None)
-        else:
-            values[worker] = value
-    return list(changes)
-
-
-def _online_cpus(sysfs: str) -> int | None:
-    try:
-        return parse.cpu_count(procfs.read(f"{sysfs}/devices/system/cpu/online"))
-    except (OSError, ValueError):
-        return None

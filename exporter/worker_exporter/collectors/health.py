@@ -2,8 +2,8 @@
 
 import os
 
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.metadata import HEALTH, attributes, parse_health, read_health
-from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, columns_of, register
 from worker_exporter.metrics.exposition import decimal
 
@@ -22,6 +22,7 @@ class HealthCollector:
         self._time = self.columns["worker_probe_timestamp_seconds"]
         self._last: dict[Worker, bytes | None] = {}
         self._expiry: dict[Worker, float] = {}
+        self._passed: set[Worker] = set()
 
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
@@ -30,10 +31,19 @@ class HealthCollector:
     def remove(self, worker: Worker) -> None:
         """A worker is gone: none of its samples may stay."""
         del self._last[worker]
+        self._passed.discard(worker)
         self._drop(worker)
 
     def look_again(self, worker: Worker) -> None:
         """Nothing to do: attributes are looked for at every scrape."""
+
+    def is_probed(self, worker: Worker) -> bool:
+        """Whether anything, however old, says what a probe of `worker` found."""
+        return self._last[worker] is not None
+
+    def passed_once(self, worker: Worker) -> bool:
+        """Whether a look at this cgroup ever found that its probe had passed."""
+        return worker in self._passed
 
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date."""
@@ -64,6 +74,8 @@ class HealthCollector:
         except ValueError:
             self._errors[HEALTH] += 1
             return
+        if health.ready == b"1":
+            self._passed.add(worker)
         self._ready.put(worker, health.ready)
         self._time.put(worker, decimal(health.time))
         self._expiry[worker] = health.time + _MISSED_INTERVALS * health.interval

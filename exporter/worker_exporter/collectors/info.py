@@ -3,14 +3,17 @@
 from worker_exporter.cgroup import parse, procfs
 from worker_exporter.cgroup.events import FILE
 from worker_exporter.cgroup.identity import is_label_value, unit_of
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.metadata import Metadata, port_of, read_metadata
 from worker_exporter.cgroup.processes import PIDS
-from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
 from worker_exporter.metrics.exposition import decimal
+from worker_exporter.systemd.membership import DeadWorker
 
 _SETTLED_SECONDS = 10
-"""How long after a worker's first process a launcher may still describe it."""
+"""How long after a worker was first seen up a launcher, or a systemd that is late, may still tell
+of it.
+"""
 
 
 @register("info", "what a worker is, whether it is up, since when")
@@ -31,6 +34,7 @@ class InfoCollector(WorkerCollector):
         self._populated: set[Worker] = set()
         self._undescribed: dict[Worker, None] = {}
         self._unstarted: dict[Worker, PIDS | None] = {}
+        self._down: set[DeadWorker] = set()
 
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
@@ -50,10 +54,12 @@ class InfoCollector(WorkerCollector):
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date."""
         self._collect_events()
+        self._collect_down()
         for worker in list(self._undescribed):
             self._describe(worker, now.monotonic)
+        self._ask_units()
         if self._unstarted:
-            self._find_starts(self.host.pids())
+            self._find_starts(self.host.pids(), now.monotonic)
 
     def _collect_events(self) -> None:
         content = self.host.events.content
@@ -74,6 +80,15 @@ class InfoCollector(WorkerCollector):
         if events.get(b"populated") == b"1":
             self._populated.add(worker)
 
+    def _collect_down(self) -> None:
+        """Workers without a cgroup that failed, or wait for their restart."""
+        down = {dead for dead in self.host.units.dead if dead.is_down}
+        for gone in self._down - down:
+            self._up.drop(gone)
+        for dead in down - self._down:
+            self._up.put(dead, b"0")
+        self._down = down
+
     def _describe(self, worker: Worker, monotonic: float) -> None:
         metadata = read_metadata(worker, self._errors)
         self._info.put_labelled(worker, {self._info_labels(worker, metadata): b"1"})
@@ -88,17 +103,37 @@ class InfoCollector(WorkerCollector):
         if metadata.started is not None or monotonic - since >= _SETTLED_SECONDS:
             self._undescribed.pop(worker, None)
 
-    def _find_starts(self, pids: dict[Worker, PIDS | None]) -> None:
-        """The oldest process's start, for workers that no launcher dated; then it stays."""
+    def _ask_units(self) -> None:
+        """The unit's own start, for workers that no launcher dated; then it stays."""
+        for worker in list(self._unstarted):
+            details = self.host.units.details(worker)
+            # A worker that has another cgroup by now was started again since.
+            if details is not None and details.started is not None and worker.exists():
+                self._start.put(worker, decimal(details.started))
+                del self._unstarted[worker]
+
+    def _find_starts(self, pids: dict[Worker, PIDS | None], monotonic: float) -> None:
+        """The oldest process's start, where systemd cannot tell either; then it stays."""
         for worker, tried in list(self._unstarted.items()):
             now = pids[worker]
-            if not now or now is tried:
+            if not now or now is tried or self._will_be_told(worker, monotonic):
                 continue
             self._unstarted[worker] = now
             start = procfs.oldest_start(self.host.kernel.procfs, now)
             if start is not None:
                 self._start.put(worker, decimal(round(start, 2)))
                 del self._unstarted[worker]
+
+    def _will_be_told(self, worker: Worker, monotonic: float) -> bool:
+        """Whether systemd is still to say when the main process started: what has run before it
+        is not the worker's start, and the start stays.
+        """
+        unit = self.host.units.unit(worker)
+        is_before_main = unit is not None and unit.active == "activating"
+        if is_before_main or self.host.units.is_pending(worker):
+            return True
+        is_new = monotonic - self._up_since[worker] < _SETTLED_SECONDS
+        return is_new and self.host.units.is_late(worker)
 
     def _info_labels(self, worker: Worker, metadata: Metadata) -> tuple[str, ...]:
         port = metadata.port or port_of(worker.identity.instance)

@@ -1,8 +1,8 @@
 """Memory of workers: the memory.* files, or the processes' resident sets without them."""
 
 from worker_exporter.cgroup import parse
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.resident import ResidentMemory
-from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import (
     Host,
     LimitSource,
@@ -93,7 +93,7 @@ class MemoryCollector(WorkerCollector):
         self._collect_working_sets()
         self._collect_resident()
 
-    def _number(self, file: str, family: str) -> Source:
+    def _number(self, file: str, family: str) -> Source[Worker]:
         column = self.columns[family]
         return self.source(
             file, (family,), lambda worker, data: column.put(worker, parse.number(data))

@@ -1,7 +1,6 @@
 """CPU and memory of the node itself: /proc/stat and /proc/meminfo."""
 
 from worker_exporter.cgroup import procfs
-from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, Moment, columns_of, register
 from worker_exporter.metrics.exposition import Unlabelled, decimal
 
@@ -12,7 +11,7 @@ _MEMORY = {
 }
 
 
-@register("node", "CPU and memory of the whole node")
+@register("node", "CPU and memory of the whole node", follows=None)
 class NodeCollector:
     """The node's own figures, to hold the workers' against."""
 
@@ -21,15 +20,6 @@ class NodeCollector:
         self._procfs = host.kernel.procfs
         self._errors = host.kernel.faults.errors
         self._node = Unlabelled()
-
-    def add(self, worker: Worker) -> None:
-        """Nothing to do: the node is not about workers."""
-
-    def remove(self, worker: Worker) -> None:
-        """Nothing to do: the node is not about workers."""
-
-    def look_again(self, worker: Worker) -> None:
-        """Nothing to do: the node is not about workers."""
 
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date. Raises OSError or ValueError when /proc cannot be read."""

@@ -1,7 +1,7 @@
 """Pressure stall information of workers: the totals of cpu, memory and io.pressure."""
 
 from worker_exporter.cgroup import parse
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.collectors.base import Host, Moment, Source, WorkerCollector, register
 from worker_exporter.metrics.exposition import Column
 
@@ -21,7 +21,7 @@ class PressureCollector(WorkerCollector):
             source.file.retry_missing()
             source.collect()
 
-    def _add_source(self, resource: str) -> Source:
+    def _add_source(self, resource: str) -> Source[Worker]:
         names = [
             f"worker_pressure_{resource}_{state}_seconds_total" for state in ("waiting", "stalled")
         ]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from worker_exporter.cgroup.tree import Worker
+from worker_exporter.cgroup.members import Worker
 
 _INVISIBLE = 0.005
 """Below this a rate is 0.00 as it is shown."""

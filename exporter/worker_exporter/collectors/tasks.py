@@ -1,8 +1,8 @@
 """Tasks and processes of workers: the pids.* files and cgroup.procs."""
 
 from worker_exporter.cgroup import parse
+from worker_exporter.cgroup.members import Worker
 from worker_exporter.cgroup.processes import PIDS
-from worker_exporter.cgroup.tree import Worker
 from worker_exporter.collectors.base import Host, LimitSource, Moment, WorkerCollector, register
 
 

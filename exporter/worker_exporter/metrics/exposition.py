@@ -70,10 +70,12 @@ class Column:
 
     def put_labelled(self, key: Labelled, samples: Mapping[tuple[str, ...], bytes]) -> None:
         """The figures of `key` by the values of the family's further labels."""
-        starts = self._labelled_starts.setdefault(key, {})
-        for values in samples.keys() - starts.keys():
-            further = zip(self.family.labels, values, strict=True)
-            starts[values] = sample_start(self.family.name, (*key.labels, *further))
+        starts = self._labelled_starts.get(key, {})
+        if starts.keys() != samples.keys():
+            starts = self._labelled_starts[key] = {
+                values: starts.get(values) or self._labelled_start(key, values)
+                for values in samples
+            }
         text = b"".join([starts[values] + value + b"\n" for values, value in samples.items()])
         self._keep(key, text)
 
@@ -84,6 +86,11 @@ class Column:
         self._labelled_starts.pop(key, None)
         if self._text.pop(key, None) is not None:
             self._samples = None
+
+    def figure(self, key: Labelled) -> float | None:
+        """The figure of `key`, None where it has none; for families with one figure a key."""
+        (value,) = self._values.get(key, (None,))
+        return None if value is None else float(value)
 
     def samples(self) -> bytes:
         """All sample lines, in the order in which their keys were first put."""
@@ -98,6 +105,10 @@ class Column:
         else:
             self._text.pop(key, None)
         self._samples = None
+
+    def _labelled_start(self, key: Labelled, values: tuple[str, ...]) -> bytes:
+        further = zip(self.family.labels, values, strict=True)
+        return sample_start(self.family.name, (*key.labels, *further))
 
     def _fixed_starts(self, key: Labelled) -> tuple[bytes, ...]:
         name, labels = self.family.name, key.labels

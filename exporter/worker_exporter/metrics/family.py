@@ -54,8 +54,9 @@ _INFO = (
         "info",
         "worker_up",
         GAUGE,
-        "1 while the worker has a living process, else 0",
-        "cgroup.events populated",
+        "1 while the worker has a living process, else 0; 0 too for a unit that failed or waits "
+        "for its restart",
+        "cgroup.events populated, systemd ActiveState",
     ),
     Family("info", "worker_frozen", GAUGE, "1 while the worker is frozen", "cgroup.events frozen"),
     Family(
@@ -63,7 +64,8 @@ _INFO = (
         "worker_start_time_seconds",
         GAUGE,
         "When the worker started, in seconds since the epoch",
-        "xattr user.worker.started, else the oldest process's /proc/PID/stat",
+        "xattr user.worker.started, else systemd's ExecMainStartTimestamp, else the oldest "
+        "process's /proc/PID/stat",
     ),
 )
 
@@ -324,6 +326,243 @@ _NODE = (
 EXPORTER = "exporter"
 """The collector named in rows about the exporter itself: they are in every scrape."""
 
+_UNITS = (
+    Family(
+        "units",
+        "worker_unit_state",
+        GAUGE,
+        "1 for the state that the worker's unit is in, else 0; also while it has no cgroup",
+        "systemd ActiveState; reloading counts as active",
+        ("state",),
+        ("active", "activating", "deactivating", "failed", "inactive"),
+    ),
+    Family(
+        "units",
+        "worker_unit_result",
+        GAUGE,
+        "Always 1; how the last run of a unit ended that failed or waits for its restart",
+        "systemd Result",
+        ("result",),
+    ),
+    Family(
+        "units",
+        "worker_restarts_total",
+        COUNTER,
+        "Automatic restarts of the unit; 0 again after systemctl reset-failed",
+        "systemd NRestarts",
+    ),
+    Family(
+        "units",
+        "worker_last_exit_status",
+        GAUGE,
+        "Exit status of the last run, 128 + n for signal n, while the unit is dead",
+        "systemd ExecMainCode, ExecMainStatus",
+    ),
+    Family(
+        "units",
+        "worker_last_run_cpu_seconds",
+        GAUGE,
+        "CPU time that the last run used, while the unit is dead",
+        "systemd CPUUsageNSec",
+    ),
+    Family(
+        "units",
+        "worker_last_run_peak_memory_bytes",
+        GAUGE,
+        "Most memory that the last run used, while the unit is dead",
+        "systemd MemoryPeak, from systemd 254 on",
+    ),
+    Family(
+        "units",
+        "worker_last_run_duration_seconds",
+        GAUGE,
+        "How long the last run's main process lived, while the unit is dead",
+        "systemd ExecMainStartTimestampMonotonic, ExecMainExitTimestampMonotonic",
+    ),
+)
+
+_SERVICES = (
+    Family(
+        "services",
+        "worker_service_cpu_seconds_total",
+        COUNTER,
+        "CPU time used by the service, by workers that are gone too",
+        "the slice's cpu.stat user_usec, system_usec",
+        ("mode",),
+        ("user", "system"),
+    ),
+    Family(
+        "services",
+        "worker_service_cpu_periods_total",
+        COUNTER,
+        "Periods of the slice's own CPU quota in which the service ran",
+        "the slice's cpu.stat nr_periods",
+    ),
+    Family(
+        "services",
+        "worker_service_cpu_throttled_periods_total",
+        COUNTER,
+        "Periods in which the slice's own CPU quota stopped the service",
+        "the slice's cpu.stat nr_throttled",
+    ),
+    Family(
+        "services",
+        "worker_service_cpu_throttled_seconds_total",
+        COUNTER,
+        "Time for which the slice's own CPU quota stopped the service",
+        "the slice's cpu.stat throttled_usec",
+    ),
+    Family(
+        "services",
+        "worker_service_cpu_limit_cores",
+        GAUGE,
+        "How many cores the service may use in all; absent when unlimited",
+        "cpu.max, cpuset.cpus.effective, the smallest on the slice's path",
+    ),
+    Family(
+        "services",
+        "worker_service_memory_current_bytes",
+        GAUGE,
+        "Memory charged to the service, page cache included",
+        "the slice's memory.current",
+    ),
+    Family(
+        "services",
+        "worker_service_memory_limit_bytes",
+        GAUGE,
+        "How much memory the service may use in all; absent when unlimited",
+        "memory.max, the smallest on the slice's path",
+    ),
+    Family(
+        "services",
+        "worker_service_memory_events_total",
+        COUNTER,
+        "Memory events of the service, of workers that are gone too; limits of the slice "
+        "and of its workers count alike",
+        "the slice's memory.events",
+        ("event",),
+        ("high", "max", "oom", "oom_kill", "oom_group_kill"),
+    ),
+    Family(
+        "services",
+        "worker_service_io_read_bytes_total",
+        COUNTER,
+        "Bytes read by the service from a device",
+        "the slice's io.stat rbytes",
+        ("device",),
+    ),
+    Family(
+        "services",
+        "worker_service_io_written_bytes_total",
+        COUNTER,
+        "Bytes written by the service to a device",
+        "the slice's io.stat wbytes",
+        ("device",),
+    ),
+)
+
+_DEVICE = ("gpu", "uuid", "mig")
+
+_GPU = (
+    Family(
+        "gpu",
+        "worker_gpu_memory_used_bytes",
+        GAUGE,
+        "GPU memory that the worker's processes hold",
+        "NVML nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses; "
+        "AMD /sys/class/kfd/kfd/proc/PID/vram_*; cgroup.procs, /proc/PID/cgroup",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_gpu_utilization_ratio",
+        GAUGE,
+        "Share of the GPU's time that the worker's processes used since the scrape before",
+        "NVML nvmlDeviceGetProcessUtilization smUtil",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_gpu_processes",
+        GAUGE,
+        "The worker's processes that hold the GPU",
+        "the same as worker_gpu_memory_used_bytes",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_gpu_process_memory_used_bytes",
+        GAUGE,
+        "GPU memory that one process of the worker holds",
+        "the same as worker_gpu_memory_used_bytes",
+        (*_DEVICE, "pid"),
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_info",
+        GAUGE,
+        "Always 1; what the GPU is, by its labels",
+        "NVML nvmlDeviceGetName, nvmlSystemGetDriverVersion; AMD product_name",
+        (*_DEVICE, "name", "driver"),
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_memory_used_bytes",
+        GAUGE,
+        "GPU memory in use, by whomever",
+        "NVML nvmlDeviceGetMemoryInfo; AMD mem_info_vram_used",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_memory_total_bytes",
+        GAUGE,
+        "GPU memory there is",
+        "NVML nvmlDeviceGetMemoryInfo; AMD mem_info_vram_total",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_unattributed_memory_bytes",
+        GAUGE,
+        "GPU memory that processes outside all workers hold; absent when part of it is unknown",
+        "the same as worker_gpu_memory_used_bytes",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_utilization_ratio",
+        GAUGE,
+        "Share of the last moments in which the GPU was busy",
+        "NVML nvmlDeviceGetUtilizationRates; AMD gpu_busy_percent",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_temperature_celsius",
+        GAUGE,
+        "Temperature of the GPU",
+        "NVML nvmlDeviceGetTemperature; AMD hwmon temp1_input",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_power_watts",
+        GAUGE,
+        "Power that the GPU draws",
+        "NVML nvmlDeviceGetPowerUsage; AMD hwmon power1_average, power1_input",
+        _DEVICE,
+    ),
+    Family(
+        "gpu",
+        "worker_node_gpu_energy_joules_total",
+        COUNTER,
+        "Energy that the GPU has used since its driver was loaded",
+        "NVML nvmlDeviceGetTotalEnergyConsumption; AMD hwmon energy1_input",
+        _DEVICE,
+    ),
+)
+
 _EXPORTER = (
     Family(
         EXPORTER,
@@ -345,7 +584,7 @@ _EXPORTER = (
         EXPORTER,
         "worker_exporter_dropped_workers",
         GAUGE,
-        "Cgroups left out over --worker.max, or whose name is no label value",
+        "Workers and services left out over --worker.max, or whose name is no label value",
         "the cgroup tree",
     ),
     Family(
@@ -369,7 +608,7 @@ _EXPORTER = (
         EXPORTER,
         "worker_exporter_collector_success",
         GAUGE,
-        "Whether a collector did its work in this scrape; if not, its families are left out",
+        "Whether a collector did all its work in this scrape; what it could not do is left out",
         "the exporter",
         ("collector",),
     ),
@@ -398,6 +637,9 @@ FAMILIES: tuple[Family, ...] = (
     *_IO,
     *_PRESSURE,
     *_TASKS,
+    *_UNITS,
+    *_SERVICES,
+    *_GPU,
     *_NODE,
     *_EXPORTER,
 )

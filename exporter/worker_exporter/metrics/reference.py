@@ -12,7 +12,7 @@ Every family that `worker-exporter` serves. This page is made from the table in
 
 - Every series of a worker carries `service` and `instance`. A label without a value is left out.
 - What cannot be read is absent, never zero; so is a limit that is not set.
-- Counters start at 0 when the worker's cgroup is made; they end with it.
+- Counters start at 0 when the cgroup is made; they end with it.
 - Names are those of the samples. In OpenMetrics the family of a counter is named without `_total`.
 """
 
@@ -24,8 +24,32 @@ _TITLES = {
     "io": "IO",
     "pressure": "Pressure (PSI)",
     "tasks": "Tasks",
+    "units": "Units: what systemd says",
+    "services": "Services",
+    "gpu": "GPUs",
     "node": "The node",
     EXPORTER: "The exporter itself",
+}
+
+_NOTES = {
+    "units": (
+        "While the unit is active these tell of the living worker; when it failed, or waits for "
+        "its restart, systemd still holds its last run, until it is started or `systemctl "
+        "reset-failed`. [What became of a worker](dead-workers.md) says how to read them. They are "
+        "absent when systemd does not answer in time."
+    ),
+    "gpu": (
+        "`gpu` is the number that the driver gives the device, `uuid` its own name; a part of a "
+        "GPU in MIG mode is a device with its GPU's number, its own `uuid`, and `mig` (GPU "
+        "instance/compute instance). `worker_gpu_*` carry `service` and `instance`, found by the "
+        "PIDs that the driver names; those of the node do not. [GPUs](gpu.md) says what each "
+        "driver tells."
+    ),
+    "services": (
+        "Labelled by `service` alone. They are read from the service's slice (or plain directory), "
+        "so they outlive its workers and show limits that were set on it; they begin anew when "
+        "the slice is stopped. Slices of one service in several roots are summed."
+    ),
 }
 
 _PROCESS = """\
@@ -45,6 +69,8 @@ def reference() -> str:
 
 def _section(collector: str) -> str:
     note = [] if collector == EXPORTER else ["", f"Collector `{collector}`."]
+    if collector in _NOTES:
+        note += ["", _NOTES[collector]]
     return "\n".join([f"## {_TITLES[collector]}", *note, *_table(families_of(collector))])
 
 

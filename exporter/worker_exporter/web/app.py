@@ -14,11 +14,14 @@ from worker_exporter.web.auth import BasicAuth
 from worker_exporter.web.config import WebConfig
 from worker_exporter.web.landing import landing_page
 from worker_exporter.web.negotiation import Format, choose_format, wants_gzip
-from worker_exporter.web.passes import PassError, Passes, Rendering, Source
+from worker_exporter.web.passes import Page, PassError, Passes, Rendering, Source
 
 _HEALTH_PATHS = ("/-/healthy", "/health")
 _READY_PATH = "/-/ready"
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
+_LONGEST_WAIT = 2.0
+_SHARE_OF_WAIT = 0.8
+_JSON = "application/json; charset=utf-8"
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
 
 
@@ -48,7 +51,9 @@ def make_app(source: Source, site: Site, ready: asyncio.Event) -> web.Applicatio
     app = web.Application()
     if site.config.users:
         _require_password(app, BasicAuth(site.config.users))
-    app.router.add_get(site.telemetry_path, Metrics(passes, site).get)
+    scraped = Scraped(passes, site)
+    app.router.add_get(site.telemetry_path, scraped.metrics)
+    app.router.add_get(Page.WORKERS.value, scraped.workers)
     for path in _HEALTH_PATHS:
         app.router.add_get(path, _healthy)
     app.router.add_get(_READY_PATH, _readiness(ready))
@@ -64,7 +69,7 @@ def check_telemetry_path(path: str) -> str:
     """`path` itself; raises UserError where it is no path or another page has it."""
     if not _PATH.fullmatch(path):
         raise UserError(f"telemetry path {path!r}: write a path like /metrics")
-    if path in (*_HEALTH_PATHS, _READY_PATH):
+    if path in (*_HEALTH_PATHS, _READY_PATH, Page.WORKERS.value):
         raise UserError(f"telemetry path {path!r}: another page is there; choose another path")
     return path
 
@@ -92,8 +97,15 @@ def deadline(header: str | None, offset: float) -> float | None:
     return timeout - offset if timeout > offset else timeout
 
 
-class Metrics:
-    """The page that Prometheus scrapes."""
+def patience(seconds: float | None) -> float:
+    """Seconds that a scrape waits for what is asked beside it, if it may take `seconds`: the rest
+    must still be on time. None: it has all the time in the world, but nobody likes to wait.
+    """
+    return _LONGEST_WAIT if seconds is None else min(_LONGEST_WAIT, _SHARE_OF_WAIT * seconds)
+
+
+class Scraped:
+    """The pages that are made of a pass; --web.max-requests counts them together."""
 
     def __init__(self, passes: Passes, site: Site) -> None:
         self._passes = passes
@@ -101,28 +113,39 @@ class Metrics:
         self._offset = site.timeout_offset
         self._running = 0
 
-    async def get(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
         """One scrape, or one line that says why not."""
+        try:
+            selected = self._selected(request)
+        except QueryError as error:
+            return _line(400, str(error))
+        accepted = choose_format(", ".join(request.headers.getall("Accept", ())))
+        return await self._answer(request, selected, accepted)
+
+    async def workers(self, request: web.Request) -> web.Response:
+        """Names and states of all workers by one scrape, or one line that says why not."""
+        return await self._answer(request, self._passes.names, Page.WORKERS)
+
+    async def _answer(
+        self, request: web.Request, selected: frozenset[str], form: Format | Page
+    ) -> web.Response:
         if self._running >= self._limit:
             return _line(503, f"already {self._running} scrapes at a time, see --web.max-requests")
         self._running += 1
         try:
-            return await self._scrape(request)
+            return await self._scrape(request, selected, form)
         finally:
             self._running -= 1
 
-    async def _scrape(self, request: web.Request) -> web.Response:
-        rendering = Rendering(
-            choose_format(", ".join(request.headers.getall("Accept", ()))),
-            wants_gzip(", ".join(request.headers.getall("Accept-Encoding", ()))),
-        )
+    async def _scrape(
+        self, request: web.Request, selected: frozenset[str], form: Format | Page
+    ) -> web.Response:
+        gzip = wants_gzip(", ".join(request.headers.getall("Accept-Encoding", ())))
+        rendering = Rendering(form, gzip)
         seconds = deadline(request.headers.get(_TIMEOUT_HEADER), self._offset)
         try:
-            selected = self._selected(request)
             async with asyncio.timeout(seconds):
-                body = await self._passes.body(selected, rendering)
-        except QueryError as error:
-            return _line(400, str(error))
+                body = await self._passes.body(selected, rendering, patience(seconds))
         except TimeoutError:
             return _line(
                 503, f"no answer within {seconds:g} s, the scrape timeout less --web.timeout-offset"
@@ -141,13 +164,16 @@ class Metrics:
 
 
 def _rendering_headers(rendering: Rendering) -> dict[str, str]:
-    headers = {"Content-Type": rendering.format.value, "Vary": "Accept, Accept-Encoding"}
+    if isinstance(rendering.format, Page):
+        headers = {"Content-Type": _JSON, "Vary": "Accept-Encoding"}
+    else:
+        headers = {"Content-Type": rendering.format.value, "Vary": "Accept, Accept-Encoding"}
     return headers | {"Content-Encoding": "gzip"} if rendering.gzip else headers
 
 
 _HEADERS = {
     rendering: _rendering_headers(rendering)
-    for rendering in (Rendering(f, gzip) for f in Format for gzip in (False, True))
+    for rendering in (Rendering(f, gzip) for f in (*Format, *Page) for gzip in (False, True))
 }
 
 

@@ -38,6 +38,7 @@ _PAGE = Template("""\
 <h2>Pages</h2>
 <ul>
   <li><a href="$metrics">$metrics</a><span>everything, for Prometheus</span>
+  <li><a href="/workers">/workers</a><span>names and states of the workers, in JSON</span>
   <li><a href="/-/healthy">/-/healthy</a><span>the process answers</span>
   <li><a href="/-/ready">/-/ready</a><span>it takes scrapes</span>
 </ul>

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -22,6 +23,12 @@ _GZIP_WBITS = 31
 T = TypeVar("T")
 
 
+class Page(Enum):
+    """An answer in JSON that is made of a pass; its value is the page's path."""
+
+    WORKERS = "/workers"
+
+
 class Snapshot(Protocol):
     """What one pass found."""
 
@@ -31,6 +38,9 @@ class Snapshot(Protocol):
     def openmetrics(self) -> bytes:
         """The whole answer in OpenMetrics 1.0, `# EOF` last."""
 
+    def workers(self) -> bytes:
+        """Names and states of all workers in JSON; only before the next pass begins."""
+
 
 class Source(Protocol):
     """What passes read: the scraper, or a test's stand-in."""
@@ -39,8 +49,10 @@ class Source(Protocol):
     def names(self) -> frozenset[str]:
         """The enabled collectors."""
 
-    def scrape(self, selected: frozenset[str]) -> Snapshot:
-        """Read with the `selected` collectors; blocks, one call at a time."""
+    def scrape(self, selected: frozenset[str], patience: float) -> Snapshot:
+        """Read with the `selected` collectors, waiting at most `patience` seconds for what is
+        asked beside; blocks, one call at a time.
+        """
 
     def close(self) -> None:
         """Close what is kept open."""
@@ -54,7 +66,7 @@ class PassError(Exception):
 class Rendering:
     """How one client wants the answer."""
 
-    format: Format
+    format: Format | Page
     gzip: bool
 
 
@@ -85,9 +97,13 @@ class _Answer:
         if rendering.gzip:
             plain = self.body(Rendering(rendering.format, gzip=False))
             return isal_zlib.compress(plain, _GZIP_LEVEL, _GZIP_WBITS)
-        if rendering.format is Format.OPENMETRICS:
-            return self.snapshot.openmetrics()
-        return self.snapshot.text()
+        match rendering.format:
+            case Format.TEXT:
+                return self.snapshot.text()
+            case Format.OPENMETRICS:
+                return self.snapshot.openmetrics()
+            case Page.WORKERS:
+                return self.snapshot.workers()
 
 
 class Passes:
@@ -103,39 +119,41 @@ class Passes:
         """The enabled collectors."""
         return self._source.names
 
-    async def body(self, selected: frozenset[str], rendering: Rendering) -> bytes:
-        """The bytes of a pass over `selected` that runs now, or else of a new one.
+    async def body(self, selected: frozenset[str], rendering: Rendering, patience: float) -> bytes:
+        """The bytes of a pass over `selected` that runs now, or else of a new one of `patience`.
 
         A cancelled caller leaves the pass to the others; without others it is dropped if it has
         not begun. Raises PassError when the pass did.
         """
-        current = self._join(selected)
-        current.wanted.append(rendering)
+        current = self._join(selected, rendering, patience)
         current.waiters += 1
         try:
             answer = await asyncio.shield(current.ended)
-            known = answer.bodies.get(rendering)
-            # Who came while the last bytes were made has the rendering made on its own.
-            return known if known is not None else await self._late(answer, rendering)
         finally:
             current.waiters -= 1
             self._drop_if_unwanted(selected, current)
+        known = answer.bodies.get(rendering)
+        # Who came after the last bytes were made has another pass: the next may have begun.
+        return known if known is not None else await self.body(selected, rendering, patience)
 
     def close(self) -> None:
         """Close the source and end the thread, after the pass that runs; does not wait for it."""
         self._thread.submit(self._source.close)
         self._thread.close()
 
-    def _join(self, selected: frozenset[str]) -> _Pass:
+    def _join(self, selected: frozenset[str], rendering: Rendering, patience: float) -> _Pass:
         current = self._passes.get(selected)
         # Done in its thread but not yet noticed here is over too: its figures are old.
         if current is None or current.job.done():
-            current = self._passes[selected] = self._begin(selected)
+            current = self._passes[selected] = self._begin(selected, rendering, patience)
+        else:
+            current.wanted.append(rendering)
         return current
 
-    def _begin(self, selected: frozenset[str]) -> _Pass:
-        wanted: list[Rendering] = []
-        job = self._thread.submit(partial(_read, self._source, selected, wanted))
+    def _begin(self, selected: frozenset[str], rendering: Rendering, patience: float) -> _Pass:
+        wanted = [rendering]
+        read = partial(self._source.scrape, selected, patience)
+        job = self._thread.submit(partial(_read, read, wanted))
         begun = _Pass(job, asyncio.wrap_future(job), wanted)
         begun.ended.add_done_callback(lambda _: self._forget(selected, begun))
         return begun
@@ -150,13 +168,10 @@ class Passes:
         if current.waiters == 0 and not current.job.done() and current.job.cancel():
             self._passes.pop(selected, None)
 
-    async def _late(self, answer: _Answer, rendering: Rendering) -> bytes:
-        return await self._thread.run(partial(_guard, partial(answer.body, rendering)))
 
-
-def _read(source: Source, selected: frozenset[str], wanted: list[Rendering]) -> _Answer:
+def _read(read: Callable[[], Snapshot], wanted: list[Rendering]) -> _Answer:
     """One pass and each rendering in `wanted`, which grows with those who join meanwhile."""
-    answer = _Answer(_guard(partial(source.scrape, selected)))
+    answer = _Answer(_guard(read))
     for rendering in wanted:
         _guard(partial(answer.body, rendering))
     return answer

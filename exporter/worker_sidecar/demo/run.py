@@ -35,6 +35,9 @@ GRACE = 2.0
 MARK = "demo"
 """Metadata of every worker a demo started: only these may a later demo clean up."""
 
+WITHOUT_UNITS = "--no-collector.units"
+"""A flag of the exporter: ask no systemd."""
+
 _SLICE = re.compile(r"demo[a-z0-9_]*\.slice")
 _MIB = 1024 * 1024
 
@@ -131,7 +134,8 @@ def _launch(launcher: Launcher, reason: str, site: Site) -> Scene:
         _say(f"This host could not set their limits of {', '.join(sorted(unapplied))}.")
     return Scene(
         title="Workers as the exporter sees them",
-        arguments=(),
+        # Without systemd there is no bus to ask, and the log would say so.
+        arguments=() if launcher.name.startswith("systemd") else (WITHOUT_UNITS,),
         advance=lambda: None,
         farewell="workers and exporter stopped, every cgroup of the demo removed.",
     )
@@ -144,7 +148,7 @@ def _simulate(demo: Demo, place: str, reason: str) -> Scene:
     tree = simulation.Simulation(place, demo.slice_name)
     return Scene(
         title="SIMULATED workers",
-        arguments=tree.arguments,
+        arguments=(*tree.arguments, WITHOUT_UNITS),
         advance=tree.advance,
         farewell="exporter stopped, the simulated files removed.",
     )

@@ -97,7 +97,7 @@ def docker_daemon(context: Context) -> Iterator[Finding]:
 
 
 def gpus(context: Context) -> Iterator[Finding]:
-    """What NVML says of GPUs."""
+    """What the GPU drivers say."""
     wanted = _wants_gpus(context)
     try:
         found = gpu.inventory(_DRIVER_PATIENCE)
@@ -108,7 +108,7 @@ def gpus(context: Context) -> Iterator[Finding]:
         yield (problem if wanted else warning)("gpu", str(error), advice)
     else:
         listed = ", ".join(f"{each.index} ({each.name or 'nameless'})" for each in found)
-        says = f"NVML has {listed or 'no GPU'}"
+        says = f"the drivers have {listed or 'no GPU'}"
         advice = "look at nvidia-smi, or leave gpu: away"
         yield ok("gpu", says) if found else _not_needed("gpu", says, advice, wanted)
 

@@ -1,101 +1,124 @@
-"""Which GPUs a host has, asked of a process that may hang in the driver's stead.
+"""Which GPUs a host has, asked of a process that may hang in a driver's stead.
 
-A process that hangs in the driver cannot be killed. It is abandoned, and as it holds the lock that
+A process that hangs in a driver cannot be killed. It is abandoned, and as it holds the lock that
 it was started with, nobody on this host starts a second one before it has ended.
 """
 
 import contextlib
 import fcntl
-import json
 import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from worker_exporter.gpu import inventory as drivers
+from worker_exporter.gpu.device import AMD, NVIDIA, Device
 from worker_sidecar.errors import InputOutputError
 from worker_sidecar.launch.site import run_dir
 
 PATIENCE = 20.0
 """Seconds for an answer: without a persistence daemon each GPU wakes up first."""
 
+SYSFS = "/sys"
+
 _PAUSE = 0.02
 """Seconds between two tries: flock has no deadline of its own."""
 
-_LAST_LOOK = 0.2
-"""Seconds for a killed process to go, where it can."""
-
 
 class NoDriverError(InputOutputError):
-    """There is no NVIDIA driver on this host."""
+    """There is no driver of GPUs on this host."""
+
+
+class DriverError(InputOutputError):
+    """NVIDIA's driver failed. `others` are the GPUs of AMD."""
+
+    def __init__(self, text: str, others: Sequence["GpuState"]) -> None:
+        super().__init__(text)
+        self.others = others
 
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """A GPU, or a MIG device with the number of its GPU. None is what the driver does not say."""
+    """A GPU, or a MIG device with the number of its GPU. None is what the driver does not say.
+
+    Of a partition of an AMD GPU nobody says how much is free: it is what no compute process holds.
+    `vendor` and `rocr_name` are as in worker_exporter.gpu.device.Device.
+    """
 
     index: int
     uuid: str
     name: str | None
     free_bytes: int | None
     total_bytes: int | None
+    vendor: str = NVIDIA
+    rocr_name: str | None = None
 
     @property
     def is_mig(self) -> bool:
         """Whether it is a part of a GPU."""
         return self.uuid.startswith("MIG-")
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether the vendor's runtime can use it."""
+        return self.vendor != AMD or self.rocr_name is not None
+
 
 def inventory(patience: float = PATIENCE) -> Sequence[GpuState]:
-    """The GPUs by number; a GPU in MIG mode is left out, its MIG devices are there instead.
+    """The GPUs, NVIDIA's first, each vendor's by number. A GPU in MIG mode is left out: its MIG
+    devices are there instead.
 
-    Raises NoDriverError, or InputOutputError when the driver fails or does not answer within
-    `patience` seconds.
+    Raises NoDriverError, DriverError, or InputOutputError when there is no answer within `patience`
+    seconds.
     """
-    answer = _ask(time.monotonic() + patience, patience)
-    if "fault" not in answer:
-        return [GpuState(**device) for device in answer["devices"]]
-    if answer["absent"]:
-        raise NoDriverError(f"there is no NVIDIA driver here ({answer['fault']})")
-    raise InputOutputError(f"the NVIDIA driver failed: {answer['fault']}; see nvidia-smi")
+    deadline = time.monotonic() + patience
+    try:
+        with _lock(deadline, patience) as lock:
+            left = max(0.0, deadline - time.monotonic())
+            reading = drivers.inventory(left, SYSFS, held=[lock])
+    except drivers.NoDriverError as error:
+        raise NoDriverError(f"there is no NVIDIA driver here ({error}), and no AMD GPU") from None
+    except drivers.DriverError as error:
+        raise DriverError(f"{error}; see nvidia-smi", _states(error.reading.devices)) from None
+    except drivers.NoAnswerError:
+        raise InputOutputError(
+            f"the GPU drivers did not answer within {patience:g} s; see nvidia-smi and dmesg"
+        ) from None
+    except OSError as error:
+        raise InputOutputError(f"the GPU drivers were not asked: {error.strerror}") from None
+    return _states(reading.devices)
 
 
-def _ask(deadline: float, patience: float) -> Mapping[str, Any]:
-    with _lock(deadline, patience) as lock:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "worker_sidecar.gpu.driver"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
-            start_new_session=True,
+def _states(devices: Sequence[Device]) -> Sequence[GpuState]:
+    return [
+        GpuState(
+            index=device.index,
+            uuid=device.uuid,
+            name=device.name or None,
+            free_bytes=_free(device),
+            total_bytes=device.memory_total_bytes,
+            vendor=device.vendor,
+            rocr_name=device.rocr_name,
         )
-    try:
-        output, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        _abandon(process)
-        raise InputOutputError(
-            f"the NVIDIA driver did not answer within {patience:g} s; see nvidia-smi and dmesg"
-        ) from None
-    try:
-        answer: Mapping[str, Any] = json.loads(output)
-    except ValueError:
-        code = process.returncode
-        raise InputOutputError(
-            f"asking the NVIDIA driver ended with exit code {code} and no answer; see nvidia-smi"
-        ) from None
-    return answer
+        for device in devices
+        if not _is_divided(device)
+    ]
 
 
-def _abandon(process: "subprocess.Popen[bytes]") -> None:
-    """Kill `process`, and go on even if it does not die."""
-    process.kill()
-    if process.stdout is not None:
-        process.stdout.close()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(_LAST_LOOK)
+def _is_divided(device: Device) -> bool:
+    """Whether it is in MIG mode: such a GPU tells neither memory nor processes, its parts do."""
+    return device.memory_total_bytes is None and device.processes is None
+
+
+def _free(device: Device) -> int | None:
+    total, used = device.memory_total_bytes, device.memory_used_bytes
+    if total is None:
+        return None
+    if used is not None:
+        return total - used
+    if device.vendor != AMD or device.processes is None:
+        return None
+    return max(0, total - sum(process.memory_used_bytes or 0 for process in device.processes))
 
 
 @contextlib.contextmanager
@@ -114,7 +137,7 @@ def _lock(deadline: float, patience: float) -> Iterator[int]:
         while not _try_lock(descriptor):
             if time.monotonic() > deadline:
                 raise InputOutputError(
-                    f"an earlier question to the NVIDIA driver has no answer after {patience:g} s,"
+                    f"an earlier question to the GPU drivers has no answer after {patience:g} s,"
                     " and no second one is asked; see nvidia-smi and dmesg"
                 )
             time.sleep(_PAUSE)

@@ -6,7 +6,12 @@ from worker_sidecar.errors import InputError
 
 AUTO = "auto"
 
-_ONE = re.compile(r"0|[1-9][0-9]{0,2}|(?:GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{0,127}")
+_ONE = re.compile(
+    r"0|[1-9][0-9]{0,2}"
+    r"|(?:GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{0,127}"
+    r"|[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7](?:-[0-9]{1,2})?"
+)
+"""A number, a UUID, or the PCI address that an AMD GPU without one goes by, or its partition."""
 
 
 def check_wanted(text: str) -> tuple[str, ...]:

@@ -49,10 +49,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU, by its driver's number and its UUID."""
+    """One GPU, by its driver's number and its UUID. `rocr_name` is how ROCm's variable names one of
+    AMD; None: it is NVIDIA's.
+    """
 
     index: int
     uuid: str
+    rocr_name: str | None = None
+
+    @property
+    def is_amd(self) -> bool:
+        """Whether it is AMD's."""
+        return self.rocr_name is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +143,16 @@ class WorkerSpec:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """`env`, and CUDA_VISIBLE_DEVICES where GPUs were found for the worker."""
-        if not self.gpus:
-            return self.env
-        return {**self.env, "CUDA_VISIBLE_DEVICES": ",".join(gpu.uuid for gpu in self.gpus)}
+        """`env`, and the variable that shows a worker only the GPUs that were found for it.
+
+        That is CUDA_VISIBLE_DEVICES, and for AMD's ROCR_VISIBLE_DEVICES alone: HIP_VISIBLE_DEVICES
+        would count again, from 0, what it leaves.
+        """
+        found = {
+            "CUDA_VISIBLE_DEVICES": [gpu.uuid for gpu in self.gpus if not gpu.is_amd],
+            "ROCR_VISIBLE_DEVICES": [gpu.rocr_name for gpu in self.gpus if gpu.rocr_name],
+        }
+        return {**self.env, **{name: ",".join(names) for name, names in found.items() if names}}
 
     @property
     def attributes(self) -> Mapping[str, str]:

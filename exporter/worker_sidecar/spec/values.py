@@ -22,7 +22,7 @@ _HINTS = {
     "port": "name the instance by its port, or give it a port",
     "model": "give the instance a model",
     "gpu": "give the instance a gpu by number or UUID (what auto finds is known at the start only,"
-    " and then in CUDA_VISIBLE_DEVICES)",
+    " and then in CUDA_VISIBLE_DEVICES or ROCR_VISIBLE_DEVICES)",
 }
 
 

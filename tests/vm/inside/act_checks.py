@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from .readings import show
-from .scraped import BIN, scrape
+from .scraped import BIN, scrape, settled_scrape
 from .workers import FROZEN, LLM, MOUNT, RESTARTED, STOPPED, as_user, wait_for
 
 MIB = 1 << 20
@@ -21,7 +21,7 @@ def restarted_worker_goes_on() -> None:
     os.kill(int(old["MainPID"]), 9)
     wait_for(lambda: _restarts() > int(old["NRestarts"]), f"the restart of {RESTARTED.unit}")
     assert _inode() != inode, "it got its old cgroup back, which proves nothing"
-    after = scrape()
+    after = settled_scrape()
     labels = RESTARTED.labels
     assert after.value("worker_up", labels) == 1
     assert after.value("worker_processes", labels) == 1

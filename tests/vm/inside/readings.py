@@ -10,6 +10,7 @@ from .workers import Worker, as_user
 PROPERTIES = (
     "Id",
     "ActiveState",
+    "ActiveEnterTimestamp",
     "CPUUsageNSec",
     "MemoryCurrent",
     "IOReadBytes",

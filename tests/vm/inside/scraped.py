@@ -1,5 +1,6 @@
 """The exporter on the booted machine, and what it answers."""
 
+import shutil
 import subprocess
 import urllib.error
 import urllib.request
@@ -12,7 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from .workers import SLICES, wait_for
 
 BIN = Path("/opt/worker-exporter/bin")
+DEPLOY = Path(__file__).parents[1] / "deploy" / "worker-exporter"
 UNIT = "worker-exporter.service"
+ENVIRONMENT = Path("/etc/default/worker-exporter")
+USER = "worker-exporter"
 ADDRESS = "127.0.0.1:10390"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 
@@ -49,21 +53,30 @@ class Scrape:
         values = [value for _, value in self.matching(name, labels)]
         return sum(values) if values else None
 
+    @property
+    def units_answered(self) -> bool:
+        """Whether systemd told the exporter all it was asked."""
+        return self.value("worker_exporter_collector_success", {"collector": "units"}) == 1
+
 
 def start_exporter() -> None:
-    """The installed exporter as a service of its own, under a user that owns nothing."""
-    options = [f"--worker.slice={name}" for name in SLICES]
-    subprocess.run(
-        [
-            *("systemd-run", "--quiet", f"--unit={UNIT}", "--property=DynamicUser=yes"),
-            *("--property=Type=exec", "--property=ProtectSystem=strict"),
-            *("--property=ProtectHome=yes", "--property=NoNewPrivileges=yes"),
-            *("--property=CapabilityBoundingSet=", "--property=RestrictRealtime=yes"),
-            *(str(BIN / "worker-exporter"), f"--web.listen-address={ADDRESS}"),
-            *("--worker.user-managers", *options),
-        ],
-        check=True,
-    )
+    """The exporter as the unit of deploy/worker-exporter, under a user that owns nothing."""
+    subprocess.run(["useradd", "--system", USER], check=True)
+    shutil.copy(DEPLOY / UNIT, "/etc/systemd/system")
+    set_flags("--worker.user-managers", *(f"--worker.slice={name}" for name in SLICES))
+    subprocess.run(["systemctl", "daemon-reload"], check=True)
+    subprocess.run(["systemctl", "start", UNIT], check=True)
+    await_exporter()
+
+
+def set_flags(*flags: str) -> None:
+    """Have these flags at the next start of the unit. systemd halves backslashes."""
+    doubled = " ".join((f"--web.listen-address={ADDRESS}", *flags)).replace("\\", "\\\\")
+    ENVIRONMENT.write_text(f"ARGS='{doubled}'\n")
+
+
+def await_exporter() -> None:
+    """Wait until the exporter answers."""
     wait_for(_ready, f"the exporter on {ADDRESS}")
 
 
@@ -78,6 +91,18 @@ def scrape() -> Scrape:
             assert labels not in of_name, f"{sample.name} {sample.labels} is there twice"
             of_name[labels] = float(sample.value)
     return Scrape(text, samples)
+
+
+def settled_scrape() -> Scrape:
+    """The first scrape that misses nothing of systemd, which may be slow here."""
+    answers: list[Scrape] = []
+
+    def settled() -> bool:
+        answers.append(scrape())
+        return answers[-1].units_answered
+
+    wait_for(settled, "a scrape that misses nothing of systemd")
+    return answers[-1]
 
 
 def ask(path: str, accept: str = "*/*") -> str:

@@ -259,6 +259,7 @@ def stuck_worker_is_told() -> None:
     finally:
         cgroup.KILL_PATIENCE = patience
         (place / "freezer.state").write_text("THAWED")
+        wait_for(lambda: not (place / "cgroup.procs").read_text(), "the end of who was stuck")
         place.rmdir()
         subprocess.run(["umount", str(freezer)], check=True)
 

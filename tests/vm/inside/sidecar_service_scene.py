@@ -13,7 +13,7 @@ from .workers import wait_for
 
 BIN = Path("/opt/worker-exporter/bin")
 SIDECAR = str(BIN / "worker-sidecar")
-DEPLOY = Path(__file__).parents[1] / "deploy"
+DEPLOY = Path(__file__).parents[1] / "deploy" / "worker-sidecar"
 UNIT = "worker-sidecar.service"
 SOCKET = "/run/worker-sidecar/api.sock"
 SOCKET_GROUP = "users"

@@ -1,6 +1,8 @@
 """A container to be made: what the Engine API is given, and the same as a `docker run` line."""
 
+import glob
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,12 @@ SECRETS = "/run/secrets"
 
 _CPU_PERIOD = 100_000
 """Microseconds, the kernel's default period of cpu.max."""
+
+_ROCM_NODES = ("/dev/kfd", "/dev/dri")
+"""What ROCm opens; Docker gives a container all devices in a directory."""
+
+_ROCM_FILES = ("/dev/kfd", "/dev/dri/renderD*")
+"""Those of them that a program needs; their groups, mostly `render`, may open them."""
 
 _RESTART = {
     Restart.NO: "no",
@@ -139,7 +147,9 @@ def command(recipe: Recipe, socket: str) -> Sequence[str]:
         **_limit_options(own_limits(spec.limits)),
         "--mount": [_mount_option(volume) for volume in _volumes(recipe)],
         "--shm-size": [str(spec.shm_size)] if spec.shm_size else [],
-        "--gpus": [f'driver=nvidia,"device={_uuids(spec)}"'] if spec.gpus else [],
+        "--gpus": [f'driver=nvidia,"device={",".join(uuids)}"'] if (uuids := _nvidia(spec)) else [],
+        "--device": _rocm_nodes(spec),
+        "--group-add": _rocm_groups(spec),
     }
     return (
         *("docker", f"--host=unix://{socket}", "run", "--detach", "--pull=never"),
@@ -245,12 +255,35 @@ def _quoted(field: str) -> str:
 
 
 def _gpus(spec: WorkerSpec) -> Json:
-    if not spec.gpus:
-        return {}
-    devices = [gpu.uuid for gpu in spec.gpus]
-    request = {"Driver": "nvidia", "DeviceIDs": devices, "Capabilities": [["gpu"]]}
-    return {"DeviceRequests": [request]}
+    """NVIDIA's by their UUIDs. Of AMD's it can open all, and ROCR_VISIBLE_DEVICES says which: that
+    may go by ROCm's numbers, and ROCm counts what it can open.
+    """
+    found: Json = {}
+    if uuids := _nvidia(spec):
+        request = {"Driver": "nvidia", "DeviceIDs": uuids, "Capabilities": [["gpu"]]}
+        found["DeviceRequests"] = [request]
+    if nodes := _rocm_nodes(spec):
+        found["Devices"] = [
+            {"PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rwm"}
+            for path in nodes
+        ]
+    if groups := _rocm_groups(spec):
+        found["GroupAdd"] = groups
+    return found
 
 
-def _uuids(spec: WorkerSpec) -> str:
-    return ",".join(gpu.uuid for gpu in spec.gpus)
+def _nvidia(spec: WorkerSpec) -> list[str]:
+    return [gpu.uuid for gpu in spec.gpus if not gpu.is_amd]
+
+
+def _rocm_nodes(spec: WorkerSpec) -> list[str]:
+    return list(_ROCM_NODES) if any(gpu.is_amd for gpu in spec.gpus) else []
+
+
+def _rocm_groups(spec: WorkerSpec) -> list[str]:
+    """The groups of the devices as numbers: a user of the image is in none of the host's."""
+    if not _rocm_nodes(spec):
+        return []
+    files = (path for pattern in _ROCM_FILES for path in glob.glob(pattern))
+    groups = {os.stat(path).st_gid for path in files}
+    return [str(group) for group in sorted(groups) if group != 0]
