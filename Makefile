@@ -8,7 +8,7 @@ PYTEST := -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 LOCK := $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --generate-hashes \
 	--python-version 3.11 --upgrade
 
-.PHONY: help demo test check test-vm test-gpu test-lowest bench soak golden docs lock format wheel clean
+.PHONY: help demo stack test check test-vm test-gpu test-lowest bench soak golden docs dashboards lock format wheel clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -16,13 +16,16 @@ help:
 demo: $(VENV)/.run ## launch a few workers and watch them on /metrics
 	@$(BIN)/worker-sidecar demo
 
+stack: ## exporter, Prometheus, Alertmanager and Grafana of this host, with Docker
+	docker compose up --detach --build --wait
+
 test: $(VENV)/.dev ## unit, golden and real-cgroup tests
 	$(BIN)/python $(PYTEST)
 
 check: $(VENV)/.dev ## lint, format, types, import layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy exporter tests bench
+	$(BIN)/mypy exporter dashboards tests bench deploy/compose/setup/setup.py
 	$(BIN)/lint-imports
 
 test-vm: $(VENV)/.dev ## the exporter against a booted Debian with systemd (needs QEMU, mmdebstrap)
@@ -50,6 +53,9 @@ golden: $(VENV)/.dev ## renew the golden files of tests/golden; read the diff
 
 docs: $(VENV)/.run ## renew docs/metrics.md from the table of families
 	$(BIN)/python -m worker_exporter.metrics.reference > docs/metrics.md
+
+dashboards: $(VENV)/.dev ## renew dashboards/json from dashboards/*.py
+	$(BIN)/python -m dashboards
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -11,9 +11,13 @@ from tests.vm import inside
 PROJECT = Path(__file__).parents[2]
 # What of the checkout the guest finds at the same paths below its payload.
 CARRIED = (
+    "alerts",
     "bench/prometheus.py",
     "bench/signals.py",
+    "dashboards/json",
     "deploy",
+    "tests/alerting.py",
+    "tests/queries.py",
     "tests/support.py",
 )
 # What the guest's Python takes: Debian bookworm's.

@@ -10,7 +10,7 @@ import click
 import worker_exporter
 from worker_exporter import log
 from worker_exporter.errors import UserError
-from worker_sidecar.cli import apply, host, run, serve, workers
+from worker_sidecar.cli import apply, host, run, serve, ship, workers
 from worker_sidecar.cli.telling import PROGRAM, tell_error
 from worker_sidecar.cli.where import Where, where_options
 from worker_sidecar.errors import SidecarError
@@ -61,6 +61,7 @@ for _command in (
     apply.apply,
     apply.down,
     serve.serve,
+    ship.ship,
     host.cgroup_parent,
     host.doctor,
     host.demo,

@@ -1,0 +1,1 @@
+"""Brings the dashboards to a Grafana, and the rules to a Prometheus or a ruler."""

@@ -1,0 +1,1 @@
+"""Dashboards for a Grafana, by whichever of its two APIs it has."""

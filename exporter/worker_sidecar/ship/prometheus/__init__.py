@@ -1,0 +1,1 @@
+"""Rules for a Prometheus: as files of a directory that it loads."""

@@ -1,0 +1,1 @@
+"""Rules for a server with a ruler API: Mimir, Cortex, and Grafana before or in place of one."""
