@@ -11,7 +11,7 @@ GOOD = Soak(
     kind="real cgroups",
     scrapes=60,
     failed=0,
-    missed=0,
+    late=6,
     incomplete=0,
     without_units=0,
     duration=0.1,
@@ -27,7 +27,7 @@ GOOD = Soak(
 def test_a_minute_of_scrapes_is_whole_and_flat(undisturbed: None) -> None:
     result = soak(require("prometheus"), workers=1000, seconds=60)
     assert result.problems() == [], result
-    assert result.scrapes >= 60
+    assert result.scrapes + result.late >= 60
     assert result.workers == 1000
 
 
@@ -35,7 +35,7 @@ def test_a_minute_of_scrapes_is_whole_and_flat(undisturbed: None) -> None:
     "wrong",
     [
         {"failed": 1},
-        {"missed": 1},
+        {"late": 7},
         {"incomplete": 1},
         {"without_units": 31},
         {"memory_last": 63.0},

@@ -20,7 +20,7 @@ _HEALTH_PATHS = ("/-/healthy", "/health")
 _READY_PATH = "/-/ready"
 _TIMEOUT_HEADER = "X-Prometheus-Scrape-Timeout-Seconds"
 _LONGEST_WAIT = 2.0
-_SHARE_OF_WAIT = 0.8
+_SHARE_OF_WAIT = 0.5
 _JSON = "application/json; charset=utf-8"
 _PATH = re.compile(r"/[A-Za-z0-9._~/-]*")
 

@@ -28,6 +28,8 @@ def main(results: Path) -> None:
             say("everything runs")
             for check in CHECKS:
                 report.run(check.__name__, partial(check, scene))
+            for complaint in scene.prometheus.complaints():
+                say(f"Prometheus: {complaint}")
     finally:
         for name in ("prometheus", "alertmanager"):
             shutil.copy(FOLDER / name / f"{name}.log", results)
