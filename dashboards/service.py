@@ -476,7 +476,7 @@ def _restarts() -> models.Panel:
         "How often systemd started each worker again in the 15 minutes before. Above the dashed "
         "line WorkerCrashLoop fires.",
         NUMBER,
-        _most("worker:worker_restarts:increase15m"),
+        _most("worker:worker_restarts:increase1h"),
         alert_above("worker_restarts:count"),
         span=8,
     )

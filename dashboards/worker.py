@@ -498,7 +498,7 @@ def _restarts() -> models.Panel:
         "How often systemd started it again in the 15 minutes before. Above the dashed line "
         "WorkerCrashLoop fires. A loop so fast that systemd gave up shows as a failed unit.",
         NUMBER,
-        Series(_of("worker:worker_restarts:increase15m"), "in 15 minutes"),
+        Series(_of("worker:worker_restarts:increase1h"), "in 15 minutes"),
         alert_above("worker_restarts:count"),
         span=8,
     )

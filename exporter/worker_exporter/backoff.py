@@ -11,8 +11,7 @@ class Backoff:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._wait = 0.0
-        self._over = 0.0
+        self._wait = self._over = 0.0
 
     @property
     def is_over(self) -> bool:
@@ -25,5 +24,5 @@ class Backoff:
         self._over = self._clock() + self._wait
 
     def succeeded(self) -> None:
-        """The next failure is a first one again."""
-        self._wait = 0.0
+        """There is nothing to wait for, and the next failure is a first one again."""
+        self._wait = self._over = 0.0

@@ -317,7 +317,7 @@ def _options() -> Iterable[click.Parameter]:
         default=BUSY_THRESHOLD,
         metavar="PERCENT",
         show_default=True,
-        help="CPU use above which a worker is busy, in percent of one core.",
+        help="Use of CPU or GPU above which a worker is busy, in percent of one core or GPU.",
     )
     yield click.Option(
         ["--log.level", "log_level"],

@@ -118,7 +118,7 @@ class Scraper:
             Events(self._kernel),
             Processes(self._kernel),
             WorkerUnits(
-                Managers(settings.buses, PATIENCE),
+                Managers(settings.buses if UNITS in settings.collectors else {}, PATIENCE),
                 self._tree.identify,
                 settings.max_workers,
             ),

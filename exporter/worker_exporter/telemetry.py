@@ -9,6 +9,7 @@ from worker_exporter.cgroup.identity import Identity
 from worker_exporter.cgroup.members import Worker
 from worker_exporter.collectors.base import Collector
 from worker_exporter.collectors.cpu import CpuCollector
+from worker_exporter.collectors.gpu import GpuCollector
 from worker_exporter.collectors.health import HealthCollector
 from worker_exporter.collectors.info import InfoCollector
 from worker_exporter.metrics.exposition import Column
@@ -17,7 +18,7 @@ from worker_exporter.scrape import PATIENCE, Scraper, Snapshot
 from worker_exporter.systemd.unit import Unit
 
 BUSY_THRESHOLD = 10.0
-"""Percent of one core above which a worker is busy, unless a flag says otherwise."""
+"""Percent of one core or GPU above which a worker is busy, unless a flag says otherwise."""
 
 
 class State(StrEnum):
@@ -37,7 +38,7 @@ class Facts:
 
     `unit` is its unit in systemd. `probed` is whether the answer of a probe lies on its cgroup,
     however old, `ready` that answer unless it is too old, and `passed_once` whether one of this
-    cgroup was ever seen that said ready. `cpu_pct` is in percent of one core.
+    cgroup was ever seen that said ready. `cpu_pct` is in percent of one core, `gpu_pct` of one GPU.
     """
 
     identity: Identity
@@ -48,6 +49,7 @@ class Facts:
     passed_once: bool = False
     ready: bool | None = None
     cpu_pct: float | None = None
+    gpu_pct: float | None = None
 
 
 def state_of(facts: Facts, busy_threshold: float) -> State | None:
@@ -59,10 +61,10 @@ def state_of(facts: Facts, busy_threshold: float) -> State | None:
     3. `frozen`: which also explains a start that takes long and a probe that fails.
     4. `starting`: systemd is starting it, or it is probed and the probe has never passed.
     5. `error`: its probe fails after it once passed.
-    6. `busy`: it uses more than `busy_threshold` percent of one core.
+    6. `busy`: it uses more than `busy_threshold` percent of one core, or of one GPU.
     7. `ready`: its probe says so, or it has processes and no probe.
     """
-    if facts.unit is not None and (facts.unit.failed or facts.unit.waits_for_restart):
+    if facts.unit is not None and facts.unit.is_down:
         return State.ERROR
     if _is_stopped(facts):
         return State.STOPPED
@@ -72,7 +74,7 @@ def state_of(facts: Facts, busy_threshold: float) -> State | None:
         return State.STARTING
     if facts.ready is False:
         return State.ERROR
-    if facts.cpu_pct is not None and facts.cpu_pct > busy_threshold:
+    if max(facts.cpu_pct or 0, facts.gpu_pct or 0) > busy_threshold:
         return State.BUSY
     if facts.ready or (facts.populated and not facts.probed):
         return State.READY
@@ -146,6 +148,7 @@ def known_of(scraper: Scraper) -> Iterator[Facts]:
     health = scraper.collector(HealthCollector)
     up, frozen = _column(info, "worker_up"), _column(info, "worker_frozen")
     ready, cpu_pct = _column(health, "worker_ready"), _column(cpu, "worker_cpu_pct")
+    gpu = scraper.collector(GpuCollector)
     for worker in scraper.workers:
         yield Facts(
             worker.identity,
@@ -156,6 +159,7 @@ def known_of(scraper: Scraper) -> Iterator[Facts]:
             passed_once=health is not None and health.passed_once(worker),
             ready=_flag(ready, worker),
             cpu_pct=cpu_pct.figure(worker),
+            gpu_pct=None if gpu is None else gpu.use(worker),
         )
     for dead in scraper.units.dead:
         yield Facts(dead.identity, populated=False, unit=dead.unit)

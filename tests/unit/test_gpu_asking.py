@@ -1,6 +1,7 @@
 """A real helper process whose driver answers, hangs, crashes and comes back."""
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -15,6 +16,8 @@ from tests.nvml.standin import GIB, Standin, gpu, library
 from tests.unit import gpu_support
 from tests.unit.gpu_support import PATIENCE, children, descriptors, is_alive, until
 
+from worker_exporter import backoff
+from worker_exporter.backoff import Backoff
 from worker_exporter.gpu import asking
 from worker_exporter.gpu.asking import Gpus
 from worker_exporter.gpu.device import Process, Reading
@@ -62,6 +65,7 @@ def gpus(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("worker_exporter.backoff._FIRST", 0.01)
     gpus = Gpus(f"{standin.directory}/proc", f"{standin.directory}/sys", PATIENCE)
+    gpus._in_vain = Backoff(lambda: math.inf)
     yield gpus
     until(lambda: are_buried(gpus, standin.pids))
 
@@ -275,6 +279,35 @@ def test_a_late_answer_is_thrown_away(standin: Standin, gpus: Gpus) -> None:
     until(lambda: bool(gpus._helper and gpus._helper._poll.poll(0)))
     gpus._patience = gpus._wanted_within = PATIENCE
     assert well(gpus).devices[0].memory_used_bytes == 2
+
+
+def test_a_driver_that_is_always_too_late_does_not_hold_every_scrape(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    def answer(helper: Helper, seconds: float) -> Answer | None:
+        """None in time, and one before the next question."""
+        if seconds > 0:
+            waits.append(seconds)
+            return None
+        helper.asked_at = None
+        return Answer(Reading(), "", "")
+
+    now = 1000.0
+    gpus._in_vain = Backoff(lambda: now)
+    well(gpus)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Helper, "answer", answer)
+        for elapsed in (0.0, 0.0, backoff._FIRST, backoff._FIRST, backoff._FIRST):
+            now += elapsed
+            assert scraped(gpus) is None
+    assert [wait > asking._MOMENT for wait in waits] == [True, False, True, False, True]
+    gpus.close()
+    now += 60
+    until(lambda: scraped(gpus) is not None)
+    now = 0.0
+    assert gpus._in_vain.is_over, "the next one is waited for at once"
 
 
 def test_a_hang_is_given_up_and_what_comes_after_it_is_not_waited_for(

@@ -237,14 +237,19 @@ def test_a_worker_that_is_made_anew_has_its_processes(host: Host) -> None:
     assert host.look()[f"gpu_memory_used_bytes{{{W},{A}}}"] == 1
 
 
-def test_a_process_that_just_ended_is_left_out_and_no_fault(host: Host) -> None:
+def test_what_a_process_held_that_just_ended_is_unknown_and_that_is_no_fault(host: Host) -> None:
     host.process(10, LLM)
+    unattributed = f"node_gpu_unattributed_memory_bytes{{{A}}}"
+    host.drivers.have(gpu(0, Process(10, 1)))
+    assert host.look()[unattributed] == 0
     for pid in (900, 901):
         host.drivers.have(gpu(0, Process(10, 1), Process(pid, 2)))
         samples = host.look()
         assert samples[f"gpu_memory_used_bytes{{{W},{A}}}"] == 1
-        assert samples[f"node_gpu_unattributed_memory_bytes{{{A}}}"] == 0
+        assert unattributed not in samples
         assert host.success == 1
+    host.drivers.have(gpu(0, Process(10, 1)))
+    assert host.look()[unattributed] == 0
 
 
 def test_processes_that_proc_does_not_show_are_noticed_and_said_once(
@@ -252,7 +257,6 @@ def test_processes_that_proc_does_not_show_are_noticed_and_said_once(
 ) -> None:
     host.process(10, LLM)
     host.drivers.have(gpu(0, Process(10, 1), Process(900, 2)), gpu(1, Process(10, 4)))
-    host.look()
     for _ in range(2):
         samples = host.look()
         assert samples[f"gpu_memory_used_bytes{{{W},{A}}}"] == 1

@@ -108,6 +108,26 @@ def test_a_device_that_knows_of_no_processes_has_none(standin: Standin) -> None:
     assert processes(Nvidia()) == (Process(1, 2),)
 
 
+@pytest.mark.parametrize("function", ["nvmlSystemGetDriverVersion", "nvmlDeviceGetCount"])
+def test_what_is_no_text_is_no_host_without_gpus(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def garbled() -> str:
+        return b"\xff".decode()
+
+    standin.is_now(gpu(0))
+    nvidia = Nvidia()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(pynvml, function, garbled)
+        for _ in range(2):
+            if function == "nvmlDeviceGetCount":
+                with pytest.raises(UnicodeDecodeError):
+                    nvidia.devices()
+            else:
+                assert len(nvidia.devices()[0]) == 1
+    assert len(nvidia.devices()[0]) == 1
+
+
 def test_a_device_without_a_driver_version_is_shown(standin: Standin) -> None:
     standin.is_now("driver x", "return nvmlSystemGetDriverVersion 999", gpu(0))
     assert [device.driver for device in look(Nvidia())] == [""]

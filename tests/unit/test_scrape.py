@@ -314,5 +314,64 @@ def test_resident_memory_without_memory_stat_is_that_of_the_processes(
     assert figure(host.look(), 'worker_exporter_memory_source{source="proc"}') == 1
 
 
+def test_minor_faults_do_not_fall_while_a_major_one_is_counted(
+    running: Callable[..., Running],
+) -> None:
+    host = running()
+    stat = host.cgroups / WORKER / "memory.stat"
+    text = stat.read_text()
+    minor = f'worker_memory_page_faults_total{{{LABELS},type="minor"}}'
+
+    def counted(faults: int, major: int) -> float:
+        changed = re.sub(r"(?m)^pgfault .*", f"pgfault {faults}", text)
+        stat.write_text(re.sub(r"(?m)^pgmajfault .*", f"pgmajfault {major}", changed))
+        return figure(host.look(), minor)
+
+    assert counted(1000, 100) == 900
+    assert counted(1000, 103) == 900
+    assert counted(1003, 103) == 900
+    assert counted(1004, 103) == 901
+    assert counted(7, 5) == 2
+
+
+def test_times_of_the_node_that_the_kernel_takes_back_do_not_fall(
+    running: Callable[..., Running],
+) -> None:
+    host = running()
+
+    def counted(user: int, idle: int, iowait: int) -> list[float]:
+        text = f"cpu {user}00 0 0 {idle}00 {iowait}00 0 0 0 0 0\ncpu0 0\n"
+        (host.root / "proc/stat").write_text(text)
+        modes = ("user", "idle", "iowait")
+        lines = host.look()
+        return [figure(lines, f'worker_node_cpu_seconds_total{{mode="{each}"}}') for each in modes]
+
+    assert counted(90, 80, 70) == [90, 80, 70]
+    assert counted(91, 79, 60) == [91, 80, 70]
+    assert counted(92, 81, 71) == [92, 81, 71]
+    assert counted(1, 2, 3) == [1, 2, 3]
+
+
+def test_a_directory_that_cannot_be_listed_holds_what_it_held(
+    running: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = running()
+    host.look()  # what is smoothed needs two looks
+    whole = host.look()
+    errors = 'worker_exporter_read_errors_total{file="directory"}'
+    assert figure(whole, errors) == 0
+
+    def refuse(_: str) -> Iterator[object]:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("os.scandir", refuse)
+        lines = host.look()
+    assert figure(lines, errors) > 0
+    assert families(lines) == families(whole)
+    count = "worker_exporter_workers"
+    assert figure(lines, count) == figure(whole, count) > 1
+
+
 def lines_of(path: Path) -> list[str]:
     return path.read_text().splitlines(keepends=True)

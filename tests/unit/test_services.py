@@ -262,6 +262,18 @@ def test_a_renamed_disk_of_two_slices_is_counted_once(services: Services) -> Non
     assert read == {'io_read_bytes_total{device="vdb"}': 20}
 
 
+def test_a_slice_that_comes_back_as_it_was_counts_once(services: Services) -> None:
+    services.write(SYSTEM)
+    services.write(USERS, usage=500_000)
+    services.look()
+    services.remove(USERS)
+    assert services.look()['cpu_seconds_total{mode="user"}'] == 2
+    (services.root / f"grave-{USERS.count('/')}").rename(services.file(USERS))
+    assert services.look()['cpu_seconds_total{mode="user"}'] == 2
+    services.write(USERS, usage=600_000)
+    assert services.look()['cpu_seconds_total{mode="user"}'] == 2.1
+
+
 def test_with_its_last_slice_a_service_is_gone_and_starts_from_nothing(services: Services) -> None:
     services.write(SYSTEM)
     services.write(USERS)

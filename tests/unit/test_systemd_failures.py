@@ -358,6 +358,29 @@ def test_properties_that_never_come_end_the_connection(
         assert set(ask_until_answered(managers, clock).details) == {"a.service"}
 
 
+def test_properties_that_never_come_are_waited_for_only_once(
+    systemd: FakeSystemd,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(client, "_READING_PATIENCE", SHORT)
+    caplog.set_level("INFO")
+    systemd.answers["Get"] = hang
+    with asking(systemd.address, clock, SHORT) as managers:
+        ask(managers)
+        managers._patience = LONG
+        for seconds in (1, 2, 4):
+            wait_until(lambda: ask(managers) is None)
+            assert managers._clients[""]._backoff._wait == seconds
+            clock.now += 60
+            wait_until(lambda: ask(managers) is not None)
+        assert [each.levelname for each in caplog.records] == ["WARNING"]
+        systemd.answers.clear()
+        ask_until_answered(managers, clock)
+    assert [each.levelname for each in caplog.records] == ["WARNING", "INFO"]
+
+
 def test_no_system_bus(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with asking(f"unix:path={tmp_path}/none", clock) as managers:
         assert [ask(managers) for _ in range(3)] == [None] * 3

@@ -301,6 +301,24 @@ def test_a_unit_that_failed_again_is_read_again(begin: Systemd) -> None:
         assert ask(managers).details["a.service"].exit_status == 4
 
 
+def test_a_unit_that_was_reset_while_it_waits_for_its_restart_is_read_again(
+    begin: Systemd,
+) -> None:
+    waiting = {"ActiveState": "activating", "SubState": "auto-restart", "NRestarts": 3}
+    systemd = begin({"a.service": {**waiting, "Result": "exit-code"}})
+    with asking(systemd) as managers:
+        assert _told(ask(managers)) == (3, "exit-code")
+        systemd.units["a.service"]["NRestarts"] = 0
+        assert _told(ask(managers)) == (0, "exit-code")
+        systemd.units["a.service"]["Result"] = "success"
+        assert _told(ask(managers)) == (0, "success")
+
+
+def _told(report: Report) -> tuple[int | None, str]:
+    details = report.details["a.service"]
+    return details.restarts, details.result
+
+
 def test_a_unit_that_is_not_listed_is_forgotten(begin: Systemd) -> None:
     systemd = begin({"a.service": FAILED, "b.service": {}})
     with asking(systemd) as managers:

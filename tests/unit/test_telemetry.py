@@ -162,12 +162,21 @@ def test_only_what_may_have_processes_that_run_works(facts: Facts, threshold: fl
 def test_load_tells_the_busy_from_the_ready_and_nothing_else(
     facts: Facts, threshold: float
 ) -> None:
-    calm = state_of(replace(facts, cpu_pct=threshold), threshold)
-    loaded = state_of(replace(facts, cpu_pct=math.nextafter(threshold, math.inf)), threshold)
+    calm = state_of(replace(facts, cpu_pct=threshold, gpu_pct=None), threshold)
+    loaded = state_of(
+        replace(facts, gpu_pct=None, cpu_pct=math.nextafter(threshold, math.inf)), threshold
+    )
     if calm in (State.READY, None):
         assert loaded is State.BUSY
     else:
         assert loaded is calm
+
+
+@given(ANY_FACTS, PERCENT)
+def test_a_gpu_is_as_good_a_load_as_a_core(facts: Facts, threshold: float) -> None:
+    by_core = replace(facts, cpu_pct=math.nextafter(threshold, math.inf), gpu_pct=None)
+    by_gpu = replace(by_core, cpu_pct=facts.gpu_pct, gpu_pct=by_core.cpu_pct)
+    assert state_of(by_gpu, threshold) is state_of(by_core, threshold)
 
 
 class Systemd:

@@ -12,7 +12,7 @@ from tests.trees import build
 
 from worker_exporter.cgroup.identity import manager_path
 from worker_exporter.cgroup.procfs import CLOCK_TICKS
-from worker_exporter.scrape import Scraper, Settings
+from worker_exporter.scrape import Scraper, Settings, default_collectors
 from worker_exporter.systemd.membership import SYSTEM
 from worker_exporter.systemd.unit import Details, Report, Unit
 
@@ -51,6 +51,11 @@ class Systemd:
         self.asked: list[Mapping[str, Mapping[str, int]]] = []
         self.is_worker: Callable[[str], bool] = lambda path: False
         self.late: set[str] = set()
+        self.addresses: Mapping[str, str] = {}
+
+    def at(self, addresses: Mapping[str, str], patience: float) -> "Systemd":
+        self.addresses = addresses
+        return self
 
     def say(self, manager: str = SYSTEM, **units: tuple[Unit, Details | None]) -> None:
         """Units with their details; None: these are pending."""
@@ -73,6 +78,9 @@ class Systemd:
     def reports(self) -> Mapping[str, Report | None]:
         return self.says
 
+    def can_ask(self, path: str) -> bool:
+        return path in self.addresses
+
     def is_late(self, path: str) -> bool:
         return path in self.late
 
@@ -91,7 +99,7 @@ class Host:
             (root / "cgroupfs/worker.slice/worker-z.slice").rename(root / "aside")
         self.cgroups = root / "cgroupfs"
         self.systemd = Systemd()
-        monkeypatch.setattr("worker_exporter.scrape.Managers", lambda *_: self.systemd)
+        monkeypatch.setattr("worker_exporter.scrape.Managers", self.systemd.at)
         places = {"cgroupfs": str(self.cgroups), "procfs": f"{root}/proc", "sysfs": f"{root}/sys"}
         self.scraper = Scraper(Settings(**{**places, **settings}))  # type: ignore[arg-type]
 
@@ -147,7 +155,7 @@ def test_a_living_worker_has_its_units_state(host: Host, active: str, shown: str
     host.systemd.say(a=(unit(NAME, active), RUNNING))
     samples = host.look()
     assert states(samples, LLM) == shown
-    assert samples[f"worker_up{{{LLM}}}"] == 1
+    assert samples[f"worker_up{{{LLM}}}"] == (active != "failed")
     assert success(samples) == 1
 
 
@@ -257,9 +265,31 @@ def test_of_a_failed_unit_whose_cgroup_is_still_there_all_is_told(host: Host) ->
     host.look()
     host.systemd.say(a=(unit(NAME, "failed"), Details(SLICE, "", "timeout", 2, None, 137)))
     samples = host.look()
-    assert samples[f"worker_up{{{LLM}}}"] == 1
     assert samples[f'worker_unit_result{{{LLM},result="timeout"}}'] == 1
     assert samples[f"worker_last_exit_status{{{LLM}}}"] == 137
+
+
+@pytest.mark.parametrize(("active", "sub"), [("failed", "failed"), ("activating", "auto-restart")])
+def test_what_a_run_that_is_over_left_in_its_cgroup_is_not_up(
+    host: Host, active: str, sub: str
+) -> None:
+    up = f"worker_up{{{LLM}}}"
+    host.systemd.say(a=(unit(NAME), RUNNING))
+    assert host.look()[up] == 1
+    host.systemd.say(a=(unit(NAME, active, sub), Details(SLICE, "", "timeout", 2)))
+    assert host.look()[up] == 0
+    host.systemd.says = {SYSTEM: None}
+    assert host.look()[up] == 0
+    host.systemd.say(a=(unit(NAME), RUNNING))
+    assert host.look()[up] == 1
+
+
+def test_a_unit_that_moved_to_another_cgroup_is_the_workers_no_more(host: Host) -> None:
+    restarts = f"worker_restarts_total{{{LLM}}}"
+    host.systemd.say(a=(unit(NAME), RUNNING))
+    assert host.look()[restarts] == 2
+    host.systemd.say(a=(unit(NAME), Details("system.slice", f"system.slice/{NAME}", "success", 9)))
+    assert restarts not in host.look()
 
 
 def test_a_unit_of_that_name_elsewhere_is_not_the_workers(host: Host) -> None:
@@ -454,9 +484,18 @@ class TestStart:
         monkeypatch.setattr("worker_exporter.scrape.time.monotonic", lambda: now + 10)
         assert host.look()[self.START] == 1795148803 + 1000 / CLOCK_TICKS
 
-    def test_is_the_oldest_process_where_systemd_is_not_asked(self, host: Host) -> None:
+    def test_waits_where_systemd_is_not_asked_in_this_pass(self, host: Host) -> None:
+        host.systemd.say(a=(unit(NAME), RUNNING))
+        assert self.START not in host.look("info")
+        assert host.look()[self.START] == 1700000123.25
+
+    def test_is_the_oldest_process_where_systemd_is_never_asked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        host = Host(tmp_path, monkeypatch, collectors=default_collectors() - {"units"})
         host.systemd.late = {SYSTEM}
-        assert host.look("info")[self.START] == 1795148803 + 1000 / CLOCK_TICKS
+        assert host.look()[self.START] == 1795148803 + 1000 / CLOCK_TICKS
+        host.scraper.close()
 
     def test_stays_when_systemd_is_silent(self, host: Host) -> None:
         host.systemd.say(a=(unit(NAME), RUNNING))

@@ -29,6 +29,10 @@ class Metadata:
     started: float | None = None
 
 
+METADATA = tuple(PREFIX + name for name in ("model", "port", "gpu", "started"))
+"""The extended attributes that read_metadata() reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """What a probe said: `ready` 1 or 0, at `time` (seconds since the epoch), every `interval`

@@ -57,6 +57,7 @@ class Tree:
         self._scope = scope
         self._kernel = kernel
         kernel.faults.errors["directory"] += 0
+        self._user_slices: dict[str, int] = {}
         self._ancestors: dict[str, Ancestor] = {}
         self._directories: dict[Root, _Directory] = {}
         self._fixed_roots = fixed_roots(scope, os.getuid())
@@ -121,7 +122,7 @@ class Tree:
         below = {path: self._status(path) for path in directory.below}
         changed = False
         if not self._is_same(directory, status, below):
-            entries = self._list(directory.path)
+            entries = self._list(directory.path, directory.entries)
             changed = entries != directory.entries
             self._sort_out(directory, entries)
         for path, child in directory.below.items():
@@ -158,7 +159,8 @@ class Tree:
         except OSError:
             return None
 
-    def _list(self, path: str) -> dict[str, int]:
+    def _list(self, path: str, before: dict[str, int]) -> dict[str, int]:
+        """The cgroups in `path` and their inodes; those of `before` where it cannot be listed."""
         try:
             with os.scandir(f"{self._mount}/{path}") as found:
                 return {
@@ -167,9 +169,10 @@ class Tree:
                     if entry.is_dir(follow_symlinks=False)
                 }
         except OSError as error:
-            if error.errno not in GONE | ABSENT:
-                self._kernel.faults.errors["directory"] += 1
-            return {}
+            if error.errno in GONE | ABSENT:
+                return {}
+            self._kernel.faults.errors["directory"] += 1
+            return before
 
     def _sort_out(self, directory: _Directory, entries: dict[str, int]) -> None:
         """Tell the workers among new entries from the directories to look into."""
@@ -291,9 +294,9 @@ class Tree:
         self._ancestors = {ancestor.path: ancestor for ancestor in used}
 
     def _user_roots(self) -> list[Root]:
-        return user_roots(
-            self._scope, self._list("user.slice") if self._scope.user_managers else ()
-        )
+        if self._scope.user_managers:
+            self._user_slices = self._list("user.slice", self._user_slices)
+        return user_roots(self._scope, self._user_slices)
 
     def _say_missing_slices(self) -> None:
         for name in self._scope.slices:

@@ -57,7 +57,7 @@ class GpuCollector:
         self._by_path: dict[str, Worker] = {}
         self._shares: dict[Worker, _Share] = {}
         self._node = Unlabelled()
-        self._unseen: set[int] = set()
+        self._unseen: set[int] | None = None
         self._said_hidden = False
 
     def add(self, worker: Worker) -> None:
@@ -84,11 +84,16 @@ class GpuCollector:
             raise Incomplete
         pids = {process.pid for device in reading.devices for process in device.processes or ()}
         owners = self._owners(pids)
-        hidden = self._hidden(pids - owners.keys())
-        self._put_devices(reading, owners, hidden)
+        self._put_devices(reading, owners)
         self._put_workers(_shares(reading, owners))
-        if reading.faults or hidden:
+        if self._are_hidden(pids - owners.keys()) or reading.faults:
             raise Incomplete
+
+    def use(self, worker: Worker) -> float | None:
+        """Percent of one GPU that the worker used, of all together; None where none is known."""
+        share = self._shares.get(worker)
+        known = [used for _, used in (share.utilization if share else ()) if used is not None]
+        return 100 * sum(known) if known else None
 
     def _owners(self, pids: set[int]) -> Mapping[int, Worker | None]:
         """The worker that each process is in, None for one outside all. Left out are those that
@@ -116,26 +121,25 @@ class GpuCollector:
             path = path.rpartition("/")[0]
         return None
 
-    def _hidden(self, unseen: set[int]) -> set[int]:
-        """Processes that drivers name twice in a row and /proc does not show. One that is missing
-        once may have ended in between.
+    def _are_hidden(self, unseen: set[int]) -> bool:
+        """Whether /proc hides processes: those that drivers name twice in a row, or at the first
+        look, and it does not show. One that is missing later may have ended in between.
         """
-        hidden = unseen & self._unseen
+        before = unseen if self._unseen is None else self._unseen
         self._unseen = unseen
-        if hidden and not self._said_hidden:
+        are_hidden = not before.isdisjoint(unseen)
+        if are_hidden and not self._said_hidden:
             self._said_hidden = True
             log.warn(f"GPUs are held by processes that /proc does not show; {_ADVICE}")
-        return hidden
+        return are_hidden
 
-    def _put_devices(
-        self, reading: Reading, owners: Mapping[int, Worker | None], hidden: set[int]
-    ) -> None:
+    def _put_devices(self, reading: Reading, owners: Mapping[int, Worker | None]) -> None:
         for family, attribute in _BY_DEVICE.items():
             figures = {_labels(each): getattr(each, attribute) for each in reading.devices}
             self._put_node(family, figures)
         self._put_node(
             _UNATTRIBUTED,
-            {_labels(each): _unattributed(each, owners, hidden) for each in reading.devices},
+            {_labels(each): _unattributed(each, owners) for each in reading.devices},
         )
         self._put_node(
             _INFO, {(*_labels(each), each.name, each.driver): 1 for each in reading.devices}
@@ -186,16 +190,14 @@ def _shares(reading: Reading, owners: Mapping[int, Worker | None]) -> dict[Worke
     return shares
 
 
-def _unattributed(
-    device: Device, owners: Mapping[int, Worker | None], hidden: set[int]
-) -> float | None:
-    """What processes outside all workers hold; None where part of that is unknown."""
-    if device.processes is None or any(each.pid in hidden for each in device.processes):
+def _unattributed(device: Device, owners: Mapping[int, Worker | None]) -> float | None:
+    """What processes outside all workers hold; None where part of that is unknown, as it is of a
+    process that /proc does not show.
+    """
+    if device.processes is None or any(each.pid not in owners for each in device.processes):
         return None
     labels = _labels(device)
-    outside = (
-        (labels, used) for pid, used, _ in device.processes if pid in owners and owners[pid] is None
-    )
+    outside = ((labels, used) for pid, used, _ in device.processes if owners[pid] is None)
     return _sums(outside).get(labels, 0)
 
 

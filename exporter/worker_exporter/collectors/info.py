@@ -4,11 +4,14 @@ from worker_exporter.cgroup import parse, procfs
 from worker_exporter.cgroup.events import FILE
 from worker_exporter.cgroup.identity import is_label_value, unit_of
 from worker_exporter.cgroup.members import Worker
-from worker_exporter.cgroup.metadata import Metadata, port_of, read_metadata
+from worker_exporter.cgroup.metadata import METADATA, Metadata, port_of, read_metadata
 from worker_exporter.cgroup.processes import PIDS
 from worker_exporter.collectors.base import Host, Moment, WorkerCollector, register
 from worker_exporter.metrics.exposition import decimal
 from worker_exporter.systemd.membership import DeadWorker
+
+_CGROUP = "cgroup"
+"""What a path that is no label value is counted under."""
 
 _SETTLED_SECONDS = 10
 """How long after a worker was first seen up a launcher, or a systemd that is late, may still tell
@@ -25,6 +28,8 @@ class InfoCollector(WorkerCollector):
     def __init__(self, host: Host) -> None:
         super().__init__("info", host)
         self._errors = host.kernel.faults.errors
+        for name in (_CGROUP, *METADATA):
+            self._errors[name] += 0
         self._info = self.columns["worker_info"]
         self._start = self.columns["worker_start_time_seconds"]
         self._up = self.columns["worker_up"]
@@ -35,6 +40,7 @@ class InfoCollector(WorkerCollector):
         self._undescribed: dict[Worker, None] = {}
         self._unstarted: dict[Worker, PIDS | None] = {}
         self._down: set[DeadWorker] = set()
+        self._over: set[Worker] = set()
 
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
@@ -46,6 +52,7 @@ class InfoCollector(WorkerCollector):
         """A worker is gone: none of its samples may stay."""
         super().remove(worker)
         del self._seen[worker]
+        self._over.discard(worker)
         self._populated.discard(worker)
         self._up_since.pop(worker, None)
         self._undescribed.pop(worker, None)
@@ -55,6 +62,7 @@ class InfoCollector(WorkerCollector):
         """Bring all columns up to date."""
         self._collect_events()
         self._collect_down()
+        self._collect_over()
         for worker in list(self._undescribed):
             self._describe(worker, now.monotonic)
         self._ask_units()
@@ -82,12 +90,24 @@ class InfoCollector(WorkerCollector):
 
     def _collect_down(self) -> None:
         """Workers without a cgroup that failed, or wait for their restart."""
-        down = {dead for dead in self.host.units.dead if dead.is_down}
+        down = {dead for dead in self.host.units.dead if dead.unit.is_down}
         for gone in self._down - down:
             self._up.drop(gone)
         for dead in down - self._down:
             self._up.put(dead, b"0")
         self._down = down
+
+    def _collect_over(self) -> None:
+        """Workers whose run is over by their units: what is left in their cgroups is not them. So
+        it stays while systemd does not answer.
+        """
+        units = self.host.units
+        over = {*units.down, *(worker for worker in self._over if units.unit(worker) is None)}
+        for worker in self._over - over:
+            self._take_events(worker, self._seen[worker])
+        for worker in over:
+            self._up.put(worker, b"0")
+        self._over = over
 
     def _describe(self, worker: Worker, monotonic: float) -> None:
         metadata = read_metadata(worker, self._errors)
@@ -133,7 +153,7 @@ class InfoCollector(WorkerCollector):
         if is_before_main or self.host.units.is_pending(worker):
             return True
         is_new = monotonic - self._up_since[worker] < _SETTLED_SECONDS
-        return is_new and self.host.units.is_late(worker)
+        return is_new and self.host.units.may_yet_tell(worker)
 
     def _info_labels(self, worker: Worker, metadata: Metadata) -> tuple[str, ...]:
         port = metadata.port or port_of(worker.identity.instance)
@@ -144,5 +164,5 @@ class InfoCollector(WorkerCollector):
         """`text` if it fits into a label, else "", counted."""
         if not text or is_label_value(text):
             return text
-        self._errors["cgroup"] += 1
+        self._errors[_CGROUP] += 1
         return ""

@@ -61,6 +61,7 @@ class MemoryCollector(WorkerCollector):
         self._summed: set[Worker] = set()
         self._charged: dict[Worker, int] = {}
         self._inactive: dict[Worker, int] = {}
+        self._faults: dict[Worker, tuple[int, int]] = {}
         self._unset: dict[Worker, None] = {}
 
     def add(self, worker: Worker) -> None:
@@ -75,6 +76,7 @@ class MemoryCollector(WorkerCollector):
         self._leave_resident(worker)
         self._charged.pop(worker, None)
         self._inactive.pop(worker, None)
+        self._faults.pop(worker, None)
         self._unset.pop(worker, None)
 
     def look_again(self, worker: Worker) -> None:
@@ -115,7 +117,9 @@ class MemoryCollector(WorkerCollector):
         for family, key in _STAT_COLUMNS.items():
             self.columns[family].put(worker, stat.get(key))
         self.columns[_RSS].put(worker, _sum(stat, b"anon", b"file_mapped"))
-        self.columns[_PAGE_FAULTS].put(worker, _minor_faults(stat), stat.get(b"pgmajfault"))
+        self.columns[_PAGE_FAULTS].put(
+            worker, self._minor_faults(worker, stat), stat.get(b"pgmajfault")
+        )
         self.columns[_REFAULTS].put(
             worker, stat.get(b"workingset_refault_anon"), stat.get(b"workingset_refault_file")
         )
@@ -127,11 +131,26 @@ class MemoryCollector(WorkerCollector):
 
     def _lose_stat(self, worker: Worker) -> None:
         self._inactive.pop(worker, None)
+        self._faults.pop(worker, None)
         self._unset[worker] = None
         if worker not in self._stat.file:
             # Told anew even where it was followed already: the column has just lost it.
             self._resident.remove(worker)
             self._resident.add(worker)
+
+    def _minor_faults(self, worker: Worker, stat: dict[bytes, bytes]) -> bytes | None:
+        """The faults that no disk was needed for: pgfault counts the major ones too, each a moment
+        after pgmajfault does, so that the difference may fall though neither did.
+        """
+        if b"pgfault" not in stat or b"pgmajfault" not in stat:
+            return None
+        faults = int(stat[b"pgfault"])
+        minor = faults - int(stat[b"pgmajfault"])
+        faults_before, minor_before = self._faults.get(worker, (0, 0))
+        if faults >= faults_before:
+            minor = max(minor, minor_before)
+        self._faults[worker] = faults, minor
+        return b"%d" % minor if minor >= 0 else None
 
     def _leave_resident(self, worker: Worker) -> None:
         self._resident.remove(worker)
@@ -170,11 +189,3 @@ def _sum(stat: dict[bytes, bytes], *keys: bytes) -> bytes | None:
     if not all(key in stat for key in keys):
         return None
     return b"%d" % sum(int(stat[key]) for key in keys)
-
-
-def _minor_faults(stat: dict[bytes, bytes]) -> bytes | None:
-    """The faults that no disk was needed for: pgfault counts the major ones too."""
-    if b"pgfault" not in stat or b"pgmajfault" not in stat:
-        return None
-    minor = int(stat[b"pgfault"]) - int(stat[b"pgmajfault"])
-    return b"%d" % minor if minor >= 0 else None

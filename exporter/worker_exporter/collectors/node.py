@@ -20,6 +20,7 @@ class NodeCollector:
         self._procfs = host.kernel.procfs
         self._errors = host.kernel.faults.errors
         self._node = Unlabelled()
+        self._ticks: list[int] = [0] * _MODES
 
     def collect(self, now: Moment) -> None:
         """Bring all columns up to date. Raises OSError or ValueError when /proc cannot be read."""
@@ -34,9 +35,19 @@ class NodeCollector:
             raise ValueError("stat is truncated")
         if not lines or lines[0][0] != b"cpu" or len(lines[0]) <= _MODES:
             raise ValueError("no cpu line in stat")
-        seconds = [decimal(int(ticks) / procfs.CLOCK_TICKS) for ticks in lines[0][1 : _MODES + 1]]
+        ticks = self._never_less([int(each) for each in lines[0][1 : _MODES + 1]])
+        seconds = [decimal(each / procfs.CLOCK_TICKS) for each in ticks]
         self.columns["worker_node_cpu_seconds_total"].put(self._node, *seconds)
         self.columns["worker_node_cpus"].put(self._node, b"%d" % (len(lines) - 1))
+
+    def _never_less(self, ticks: list[int]) -> list[int]:
+        """The kernel takes a little of idle and iowait back now and then, see proc(5). Where user
+        time fell all is counted anew.
+        """
+        if ticks[0] >= self._ticks[0]:
+            ticks = list(map(max, ticks, self._ticks))
+        self._ticks = ticks
+        return ticks
 
     def _collect_memory(self, meminfo: bytes) -> None:
         fields = {line.split()[0]: line.split() for line in meminfo.splitlines() if line.strip()}

@@ -75,7 +75,7 @@ class UnitsCollector:
     def _put_details(self, key: Worker | DeadWorker, unit: Unit, details: Details) -> None:
         if details.restarts is not None:
             self.columns[_RESTARTS].put(key, b"%d" % details.restarts)
-        if not unit.failed and not unit.waits_for_restart:
+        if not unit.is_down:
             return
         if details.result not in ("", _SUCCESS):
             self.columns[_RESULT].put_labelled(key, {(details.result,): b"1"})

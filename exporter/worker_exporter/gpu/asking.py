@@ -17,7 +17,7 @@ _LONGEST_START = 30.0
 """The same for its first answer: without a persistence daemon each GPU wakes up first."""
 
 _MOMENT = 0.1
-"""Seconds for a killed process to go."""
+"""Seconds for a killed process to go, or for an answer that hardly comes in time."""
 
 _ADVICE = "GPU metrics are left out; see dmesg, and what nvidia-smi or amd-smi says"
 
@@ -39,6 +39,7 @@ class Gpus:
         self._killed: Helper | None = None
         self._backoff = Backoff(time.monotonic)
         self._is_hung = False
+        self._in_vain = Backoff(time.monotonic)
         self._is_asked = False
         self._reading: Reading | None = None
         self._failures = Troubles()
@@ -126,16 +127,20 @@ class Gpus:
 
     def _wait(self, helper: Helper) -> None:
         assert helper.asked_at is not None
-        left = 0.0 if self._is_hung else helper.asked_at + self._wanted_within - time.monotonic()
+        is_patient = self._in_vain.is_over
         try:
-            answer = helper.answer(max(0.0, left))
+            answer = helper.answer(self._longest_wait(helper.asked_at))
         except HelperError as error:
             self._fail(helper, str(error))
             return
         if answer is not None:
             self._has_answered()
+            self._in_vain.succeeded()
             self._take(answer)
-        elif helper.has_answered:
+            return
+        if is_patient:
+            self._in_vain.failed()
+        if helper.has_answered:
             self._is_hung = True
             self._failures.begin(
                 f"GPU drivers: no answer within {self._wanted_within:g} s; {_ADVICE}"
@@ -143,6 +148,15 @@ class Gpus:
         else:
             self._is_hung = True
             log.debug("GPU drivers take their time to start", patience=self._wanted_within)
+
+    def _longest_wait(self, asked_at: float) -> float:
+        """In seconds: nothing while nothing comes at all, and little for a while after a wait in
+        vain, for a driver that is always too late must not hold every scrape.
+        """
+        if self._is_hung:
+            return 0.0
+        wanted = asked_at + self._wanted_within - time.monotonic()
+        return max(0.0, wanted if self._in_vain.is_over else min(wanted, _MOMENT))
 
     def _take(self, answer: Answer) -> None:
         faults = answer.reading.faults

@@ -123,6 +123,9 @@ class Nvidia:
         except pynvml.NVMLError as error:
             self._shut_down()
             raise (AbsentError if error.value in _ABSENT else FailedError)(str(error)) from None
+        except Exception:
+            self._shut_down()
+            raise
 
     def _read(self, gpus: list[_Gpu]) -> tuple[list[Device], list[str]]:
         devices: list[Device] = []
@@ -142,7 +145,7 @@ class Nvidia:
         self._gpus = []
         self._renewal = None
         self._processes = Processes()
-        with suppress(pynvml.NVMLError):
+        with suppress(pynvml.NVMLError, UnicodeDecodeError):
             self._driver = pynvml.nvmlSystemGetDriverVersion()
         self._gpus += map(_Gpu, range(pynvml.nvmlDeviceGetCount()))
         if not self._gpus:

@@ -469,8 +469,9 @@ _GPU = (
         "worker_gpu_memory_used_bytes",
         GAUGE,
         "GPU memory that the worker's processes hold",
-        "NVML nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses; "
-        "AMD /sys/class/kfd/kfd/proc/PID/vram_*; cgroup.procs, /proc/PID/cgroup",
+        "NVML nvmlDeviceGetComputeRunningProcesses, nvmlDeviceGetGraphicsRunningProcesses, "
+        "nvmlDeviceGetMPSComputeRunningProcesses; AMD /sys/class/kfd/kfd/proc/PID/vram_*; "
+        "cgroup.procs, /proc/PID/cgroup",
         _DEVICE,
     ),
     Family(
@@ -558,7 +559,7 @@ _GPU = (
         "worker_node_gpu_energy_joules_total",
         COUNTER,
         "Energy that the GPU has used since its driver was loaded",
-        "NVML nvmlDeviceGetTotalEnergyConsumption; AMD hwmon energy1_input",
+        "NVML nvmlDeviceGetTotalEnergyConsumption",
         _DEVICE,
     ),
 )

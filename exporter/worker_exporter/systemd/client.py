@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 
 from worker_exporter import log
@@ -44,8 +43,9 @@ class LateError(BusError):
 class Client:
     """Asks the manager whose units lie below the cgroup path `prefix`, by its bus at `address`.
 
-    Belongs to one event loop. After a failure nobody waits until an attempt beside has succeeded;
-    `is_late` is whether the last was only that nothing came in time.
+    Belongs to one event loop. After a failure nobody waits until an attempt beside has succeeded,
+    and after a wait for properties of which none came nobody waits until one has; `is_late` is
+    whether the last failure was only that nothing came in time.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class Client:
         self._is_worker: Callable[[str], bool] = bool
         self._following = Following()
         self._backlog = Backlog(self._read)
+        self._read_so_far = 0
+        self._read_in_vain: int | None = None
 
     @property
     def is_absent(self) -> bool:
@@ -92,13 +94,24 @@ class Client:
         """What the manager says, with what could be read until the deadline; None if it failed."""
         if not await self._see(question):
             return None
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(question.deadline):
-                await self._backlog.emptied()
+        await self._wait_until(question.deadline)
         if self._is_broken:
             return None
-        self._say_it_is_back()
-        return self._following.report()
+        report = self._following.report()
+        if not report.pending:
+            self._say_it_is_back()
+        return report
+
+    async def _wait_until(self, deadline: float) -> None:
+        """Wait until all that is due is read; not while the last wait was in vain."""
+        before = self._read_so_far
+        if self._read_in_vain == before:
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._backlog.emptied()
+        except TimeoutError:
+            self._read_in_vain = before if self._read_so_far == before else None
 
     async def _see(self, question: Question) -> bool:
         """List all units and begin to read what is due; False where that failed."""
@@ -139,6 +152,7 @@ class Client:
         try:
             async with asyncio.timeout(_READING_PATIENCE):
                 await self._bring_up_to_date(manager, name)
+            self._read_so_far += 1
         except TimeoutError:
             self._fail(LateError(f"no properties of {name} within {_READING_PATIENCE:g} s"))
         except BusError as error:
@@ -162,7 +176,7 @@ class Client:
                 return
             unit.is_worker = True
         reading = unit.reading
-        if reading is None or await manager.changed(name) != reading.changed:
+        if reading is None or not await manager.is_as_read(unit.unit, reading):
             reading = await manager.read(unit.unit)
         self._following.take(unit, reading)
 

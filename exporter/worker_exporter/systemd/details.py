@@ -63,6 +63,11 @@ def slice_property(unit: str) -> Property:
     return _SCOPE[0] if _is_scope(unit) else _SERVICE[0]
 
 
+def resettable(unit: str) -> tuple[Property, ...]:
+    """What `systemctl reset-failed` sets back: Result, and of a service NRestarts."""
+    return _SCOPE[2:3] if _is_scope(unit) else _SERVICE[2:4]
+
+
 def properties_of(unit: Unit) -> tuple[Property, ...]:
     """What has to be read for the details of a service or scope in its state."""
     always, run = (_SCOPE, _SCOPE_RUN) if _is_scope(unit.name) else (_SERVICE, _SERVICE_RUN)
@@ -96,7 +101,7 @@ def details_of(values: Mapping[str, Any]) -> Details | None:
 
 
 def _run_is_over(unit: Unit) -> bool:
-    return unit.active in ("failed", "inactive") or unit.waits_for_restart or unit.sub == "exited"
+    return unit.is_down or unit.active == "inactive" or unit.sub == "exited"
 
 
 def _is_scope(unit: str) -> bool:

@@ -15,6 +15,7 @@ from worker_exporter.systemd.details import (
     Property,
     details_of,
     properties_of,
+    resettable,
     slice_property,
 )
 from worker_exporter.systemd.unit import Details, Unit
@@ -75,9 +76,19 @@ class Manager:
         """The slice that a service or scope is in. Raises UnreadableError."""
         return str(await self._required(unit, slice_property(unit)))
 
-    async def changed(self, unit: str) -> int:
-        """StateChangeTimestampMonotonic, in microseconds. Raises UnreadableError."""
-        return int(await self._required(unit, STATE_CHANGED))
+    async def is_as_read(self, unit: Unit, reading: Reading) -> bool:
+        """Whether a unit has not changed since the reading. Raises UnreadableError.
+
+        StateChangeTimestampMonotonic tells, but for `systemctl reset-failed` of one that did not
+        fail: that sets Result and NRestarts back without a change of state.
+        """
+        wanted = () if unit.failed else resettable(unit.name)
+        changed, *values = await asyncio.gather(
+            self._required(unit.name, STATE_CHANGED),
+            *(self._get(unit.name, each) for each in wanted),
+        )
+        known = (reading.details.result, reading.details.restarts)
+        return changed == reading.changed and tuple(values) == known[: len(wanted)]
 
     async def read(self, unit: Unit) -> Reading:
         """The details of a unit in the state that it was listed with.

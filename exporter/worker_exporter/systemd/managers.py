@@ -93,6 +93,10 @@ class Managers:
         self._is_stuck = False
         return reports
 
+    def can_ask(self, path: str) -> bool:
+        """Whether the manager by this cgroup path is one of these."""
+        return path in self._clients
+
     def is_late(self, path: str) -> bool:
         """Whether the manager by this cgroup path failed in that it said nothing in time."""
         return self._is_stuck or self._clients[path].is_late

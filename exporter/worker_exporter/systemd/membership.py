@@ -28,28 +28,25 @@ class DeadWorker:
         """The labels that its samples carried when it lived."""
         return self.identity.labels
 
-    @property
-    def is_down(self) -> bool:
-        """Whether its run is over: it failed, or waits for its restart."""
-        return self.unit.failed or self.unit.waits_for_restart
-
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """Where a living worker's unit is to be looked for; `confirmed` once systemd says that the
-    unit of this name has this very cgroup.
+    """Where a living worker's unit is to be looked for; `confirmed` is whether systemd says that
+    the unit of this name has this very cgroup, by the details `seen` last.
     """
 
     manager: str
     unit: str
     confirmed: bool = False
+    seen: Details | None = None
 
 
 class WorkerUnits:
     """The units of all workers, living and dead, as systemd tells them in one pass.
 
-    `dead` are those without a cgroup, and `dropped` counts the dead that are over the maximum or
-    whose names are no label values. `complete` is whether all that was asked was answered.
+    `dead` are those without a cgroup, `down` the living whose run is over though their cgroups
+    still have processes. `dropped` counts the dead that are over the maximum or whose names are no
+    label values. `complete` is whether all that was asked was answered.
     """
 
     def __init__(
@@ -59,6 +56,7 @@ class WorkerUnits:
         max_workers: int,
     ) -> None:
         self.dead: list[DeadWorker] = []
+        self.down: list[Worker] = []
         self.dropped = 0
         self.complete = True
         self._managers = managers
@@ -68,7 +66,8 @@ class WorkerUnits:
         self._alive: dict[str, dict[str, int]] = {}
         self._known_dead: dict[tuple[str, str], DeadWorker] = {}
         self._reports: Mapping[str, Report | None] = {}
-        self._asked = False
+        self._was_asked = False
+        self._is_waited_for = False
 
     def add(self, worker: Worker) -> None:
         """A worker appeared."""
@@ -85,8 +84,10 @@ class WorkerUnits:
     def begin(self) -> None:
         """A new pass begins: what systemd said in the last one is old."""
         self._reports = {}
-        self._asked = False
+        self._was_asked = False
+        self._is_waited_for = False
         self.dead = []
+        self.down = []
         self.dropped = 0
         self.complete = True
 
@@ -94,15 +95,17 @@ class WorkerUnits:
         """Begin to ask systemd; wait() will wait for `patience` seconds from now at most."""
         alive = {manager: dict(units) for manager, units in self._alive.items()}
         self._managers.ask(alive, lambda path: self._identify(path) is not None, patience)
-        self._asked = True
+        self._was_asked = True
+        self._is_waited_for = True
 
     def wait(self) -> None:
         """Wait for what systemd says, and find the dead; nothing where it was not asked."""
-        if not self._asked:
+        if not self._is_waited_for:
             return
-        self._asked = False
+        self._is_waited_for = False
         self._reports = self._managers.reports()
         self._find_dead()
+        self._find_down()
         self.complete = all(
             report is not None and not report.pending for report in self._reports.values()
         )
@@ -127,12 +130,17 @@ class WorkerUnits:
         report = self._reports.get(place.manager) if place else None
         return bool(place and report and place.unit in report.pending)
 
-    def is_late(self, worker: Worker) -> bool:
-        """Whether the manager of a living worker's unit said nothing in time, but may yet."""
+    def may_yet_tell(self, worker: Worker) -> bool:
+        """Whether the manager of a living worker's unit was not asked in this pass, or said
+        nothing in time.
+        """
         place = self._places[worker]
-        if place is None or self._reports.get(place.manager, True) is not None:
+        if place is None or not self._managers.can_ask(place.manager):
             return False
-        return self._managers.is_late(place.manager)
+        if not self._was_asked:
+            return True
+        is_silent = self._reports.get(place.manager, True) is None
+        return is_silent and self._managers.is_late(place.manager)
 
     def _report(self, worker: Worker) -> Report | None:
         """What the manager of the worker's unit said, once that is known to be the worker's."""
@@ -140,7 +148,9 @@ class WorkerUnits:
         report = self._reports.get(place.manager) if place else None
         if place is None or report is None:
             return None
-        if not place.confirmed and (details := report.details.get(place.unit)):
+        details = report.details.get(place.unit)
+        if details is not None and details is not place.seen:
+            place.seen = details
             # A failed unit has lost its cgroup even where processes in it could not be killed.
             group = details.control_group or cgroup_path(place.manager, details.slice, place.unit)
             place.confirmed = group == worker.path
@@ -155,7 +165,8 @@ class WorkerUnits:
             if identity is None or identity in taken:
                 continue
             if not identity.valid or len(taken) >= self._max_workers:
-                self.dropped += 1
+                # With a cgroup it is alive, and counted as such.
+                self.dropped += not details.control_group
                 continue
             taken.add(identity)
             dead = self._known_dead.get((manager, path))
@@ -165,6 +176,22 @@ class WorkerUnits:
             found[manager, path] = dead
         self._known_dead = found
         self.dead = list(found.values())
+
+    def _find_down(self) -> None:
+        down = {
+            (manager, name)
+            for manager, report in self._reports.items()
+            if report is not None
+            for name in self._alive.get(manager, ())
+            if (unit := report.units.get(name)) and unit.is_down
+        }
+        if not down:
+            return
+        self.down = [
+            worker
+            for worker, place in self._places.items()
+            if place and (place.manager, place.unit) in down and self._report(worker)
+        ]
 
     def _without_cgroup(self) -> Iterator[tuple[str, str, Unit, Details]]:
         """The units of workers that failed or are on their way, and whose cgroup is not there:

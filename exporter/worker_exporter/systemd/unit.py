@@ -31,6 +31,11 @@ class Unit:
         """Whether its last run ended and systemd will start it again."""
         return self.active == "activating" and self.sub.startswith("auto-restart")
 
+    @property
+    def is_down(self) -> bool:
+        """Whether its run is over: it failed, or waits for its restart."""
+        return self.failed or self.waits_for_restart
+
 
 @dataclass(frozen=True, slots=True)
 class Details:

@@ -34,7 +34,7 @@ OF_UNITS = {
     "worker_last_run_cpu_seconds",
     "worker_last_run_duration_seconds",
 }
-OF_THE_DEAD = OF_UNITS | {"worker_up", "worker_info"}
+OF_THE_DEAD = OF_UNITS | {"worker_up"}
 START_SLACK_SECONDS = 0.01
 
 
