@@ -62,8 +62,9 @@ def _top_line() -> Row:
             number(
                 "Exporters",
                 "Nodes whose exporter answers Prometheus, and those that were there in the last "
-                "hour and do not (`up` of the job worker-exporter). Of the workers of a silent "
-                "node nothing is known, and no other panel shows them.",
+                "hour and do not (`up` of the job worker-exporter): those that were taken out of "
+                "service, too. Of the workers of a silent node nothing is known, and no other "
+                "panel shows them.",
                 "short",
                 Series(counted(f"{exporters} == 1", exporters), "answering"),
                 Series(counted(f"{exporters} == 0", exporters), "silent", steps=looks.ANY_IS_BAD),

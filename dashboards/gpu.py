@@ -303,7 +303,8 @@ def _gone() -> models.Panel:
     return table(
         "Gone GPUs",
         "GPUs that were there in the time range and are no longer, and when they were last seen. "
-        "While the node answers, WorkerGPUGone fires. The kernel's log says why (NVIDIA: Xid).",
+        "While the node answers, WorkerGPUGone fires, or WorkerGPUDriverDown if none is left. The "
+        "kernel's log says why (NVIDIA: Xid).",
         Label("node", "Node"),
         Label("gpu", "GPU", width=60),
         Label("uuid", "UUID"),

@@ -473,8 +473,8 @@ def _total_events() -> models.Panel:
 def _restarts() -> models.Panel:
     return _graph(
         "Restarts of each worker",
-        "How often systemd started each worker again in the 15 minutes before. Above the dashed "
-        "line WorkerCrashLoop fires.",
+        "How often systemd started each worker again in the hour before. Above the dashed line "
+        "WorkerCrashLoop fires, until 20 minutes after the last.",
         NUMBER,
         _most("worker:worker_restarts:increase1h"),
         alert_above("worker_restarts:count"),

@@ -495,10 +495,11 @@ def _task_hits() -> models.Panel:
 def _restarts() -> models.Panel:
     return graph(
         "Restarts",
-        "How often systemd started it again in the 15 minutes before. Above the dashed line "
-        "WorkerCrashLoop fires. A loop so fast that systemd gave up shows as a failed unit.",
+        "How often systemd started it again in the hour before. Above the dashed line "
+        "WorkerCrashLoop fires, until 20 minutes after the last. A loop so fast that systemd gave "
+        "up shows as a failed unit.",
         NUMBER,
-        Series(_of("worker:worker_restarts:increase1h"), "in 15 minutes"),
+        Series(_of("worker:worker_restarts:increase1h"), "in an hour"),
         alert_above("worker_restarts:count"),
         span=8,
     )

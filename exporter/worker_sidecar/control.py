@@ -35,7 +35,8 @@ class Control:
 
     `config` tells which workers are declared and who owns `slice_name`: to change something below
     a slice that is not ours raises PermissionDeniedError, unless `emergency` is a reason to do it
-    nevertheless, which is logged. Without a `slice_name` nobody else can own it.
+    nevertheless, which is logged. Without a `slice_name` nobody else can own it. Not `monitored`:
+    the workers have no cgroup, so no exporter sees them.
     """
 
     launcher: Launcher
@@ -43,6 +44,7 @@ class Control:
     emergency: str | None = None
     config: Config = EMPTY
     slice_name: str | None = None
+    monitored: bool = True
 
     def start(self, declared_spec: WorkerSpec, *, strict: bool = False) -> Status:
         """Start a worker, with the GPUs it asks for. It is no longer stopped on purpose.
@@ -279,7 +281,7 @@ def open_reading(
     launcher = choice.launcher
     if choice.monitored and forced != "docker":
         launcher = best.with_docker(choice.launcher, site)
-    return Control(launcher, Stopped(site.run_dir), emergency, config, name)
+    return Control(launcher, Stopped(site.run_dir), emergency, config, name, choice.monitored)
 
 
 def _running(status: Status) -> AlreadyRunningError:

@@ -1,19 +1,22 @@
 """`worker-sidecar ship` on the command line: its options, exit codes, and what it keeps secret."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.grafana import PASSWORD, TOKEN, USER, Grafana
 from tests.ruler import Ruler
-from tests.standin import StandIn, replied, standing_in
+from tests.standin import Reply, Request, StandIn, replied, standing_in
 
 from worker_sidecar.cli.program import execute
 
 SECRET = "a-secret-of-the-tests"
+PATIENCE = 60.0
 
 
 @pytest.fixture
@@ -152,6 +155,36 @@ def test_rules_into_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert execute([*arguments, "--runbooks", "https://r.example"]) == 0
         assert capsys.readouterr().out.splitlines()[-1] == expected
     assert "https://r.example/docs/runbooks/WorkerDown.md" in (tmp_path / "alerts.yml").read_text()
+
+
+def test_sigterm_takes_back_what_is_half_done(tmp_path: Path) -> None:
+    (tmp_path / "alerts.yml").write_text("groups: [{name: mine, rules: []}]\n")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    reloading = threading.Event()
+
+    def prometheus(request: Request) -> Reply:
+        if request.method == "POST":
+            is_second = reloading.is_set()
+            reloading.set()
+            return Reply(200 if is_second else -1)
+        data: object = {"web.enable-lifecycle": "true"}
+        if "rules" in request.path:
+            data = {"groups": []}
+        return replied(200, {"status": "success", "data": data})
+
+    with standing_in(prometheus) as standin:
+        command = [sys.executable, "-m", "worker_sidecar", "ship", "prometheus", "--force"]
+        process = subprocess.Popen([*command, "--directory", str(tmp_path), "--url", standin.url])
+        try:
+            assert reloading.wait(PATIENCE)
+            assert len(list(tmp_path.iterdir())) == 2
+            process.terminate()
+            assert process.wait(PATIENCE) == 128 + signal.SIGTERM
+            assert standin.made("POST") == ["/-/reload"] * 2, "what was before is loaded again"
+        finally:
+            process.kill()
+            process.wait()
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_rules_to_a_ruler(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +104,13 @@ def test_what_is_declared_is_started_and_what_was_stopped_on_purpose_is_not(scen
         assert scene.launches("llm", "started") == 1
 
     drive(scene, scenario)
+
+
+def test_workers_that_no_exporter_can_see_are_not_said_to_be_wanted(scene: Scene) -> None:
+    host = scene.current.host
+    assert [name for _, name, _ in host.desired()] == ["8080", "8081"]
+    unseen = replace(host, control=replace(host.control, monitored=False))
+    assert list(unseen.desired()) == []
 
 
 def test_a_new_file_is_taken_over(scene: Scene) -> None:

@@ -51,7 +51,11 @@ class Host:
         return Worker.of(status, declared=self._declares(spec.service, spec.instance))
 
     def desired(self) -> Iterator[tuple[str, str, int]]:
-        """The declared workers with 1, or 0 for one that was stopped on purpose."""
+        """The declared workers with 1, or 0 for one that was stopped on purpose; none where no
+        exporter could see whether they live.
+        """
+        if not self.control.monitored:
+            return
         stopped = self.control.stopped.names()
         for declared in self.config.workers:
             name = (declared.spec.service, declared.spec.instance)

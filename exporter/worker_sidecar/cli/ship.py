@@ -1,8 +1,10 @@
 """`worker-sidecar ship`: dashboards to a Grafana, rules to a Prometheus or a ruler."""
 
 import functools
+import signal
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -28,11 +30,22 @@ _CHANGES = (
 )
 
 
+_TERMINATED = 128 + signal.SIGTERM
+
+
 @click.group()
-@click.pass_obj
-def ship(where: Where) -> None:
+@click.pass_context
+def ship(ctx: click.Context) -> None:
     """Bring the dashboards to a Grafana, and the rules to a Prometheus."""
+    where: Where = ctx.obj
     log.setup(where.log_level or "warn", where.log_format or "logfmt")
+    before = signal.signal(signal.SIGTERM, _end)
+    ctx.call_on_close(lambda: signal.signal(signal.SIGTERM, before))
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """On SIGTERM, as on Ctrl-C, what is half done is taken back first."""
+    raise SystemExit(_TERMINATED)
 
 
 def _change_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ import tarfile
 from .sidecar_docker_daemon import docker
 from .stack_scene import CHECKOUT, STANDINS, model
 
+OURS = "worker-exporter"
 ENTRYPOINT = """\
 #!/bin/sh
 case "$*" in
@@ -36,7 +37,7 @@ def make_images() -> None:
     """Make them; with these the stack needs no registry."""
     docker("load", f"--input={CHECKOUT / 'worker-exporter.tar'}")
     services = model()["services"]
-    others = {name: each["image"] for name, each in services.items() if "build" not in each}
+    others = {name: each["image"] for name, each in services.items() if each["image"] != OURS}
     subprocess.run(
         ["docker", "import", '--change=ENTRYPOINT ["/standin"]', "-", "standin"],
         input=_packed(),
