@@ -140,13 +140,12 @@ class Gpus:
             return
         if is_patient:
             self._in_vain.failed()
+        self._is_hung = True
         if helper.has_answered:
-            self._is_hung = True
             self._failures.begin(
                 f"GPU drivers: no answer within {self._wanted_within:g} s; {_ADVICE}"
             )
         else:
-            self._is_hung = True
             log.debug("GPU drivers take their time to start", patience=self._wanted_within)
 
     def _longest_wait(self, asked_at: float) -> float:

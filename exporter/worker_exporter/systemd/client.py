@@ -65,6 +65,7 @@ class Client:
         self._following = Following()
         self._backlog = Backlog(self._read)
         self._read_so_far = 0
+        self._read_before_failure = 0
         self._read_in_vain: int | None = None
 
     @property
@@ -98,7 +99,7 @@ class Client:
         if self._is_broken:
             return None
         report = self._following.report()
-        if not report.pending:
+        if not report.pending or self._read_so_far > self._read_before_failure:
             self._say_it_is_back()
         return report
 
@@ -184,6 +185,7 @@ class Client:
         if self._is_broken:
             return
         self._is_broken = True
+        self._read_before_failure = self._read_so_far
         self.is_late = isinstance(error, LateError)
         self._disconnect()
         self._backoff.failed()
