@@ -22,7 +22,7 @@ from worker_exporter.errors import UserError
 
 SHIPPED = Path(__file__).parent.parent / "deploy" / "prometheus" / "prometheus.yml"
 
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 _POLL_SECONDS = 0.05
 _INTERVAL = "scrape_interval: 15s"
 
@@ -161,7 +161,7 @@ def running_prometheus(
 
 
 def wait_for(look: Callable[[], T], what: str) -> T:
-    """What `look` gives, once it gives something. Raises TimeoutError after a minute of nothing."""
+    """What `look` gives, once it gives something. Raises TimeoutError after three minutes."""
     deadline = time.monotonic() + _PATIENCE
     while True:
         found = look()

@@ -125,7 +125,7 @@ def _demo(command: list[str], systemctl: list[str]) -> None:
             lambda: b".service" in subprocess.check_output(units) or process.poll() is not None,
             "the demo's units",
         )
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
         process.wait()

@@ -108,7 +108,7 @@ def settled_scrape() -> Scrape:
 def ask(path: str, accept: str = "*/*") -> str:
     """The body of the exporter's answer. Raises OSError where there is none or an error."""
     request = urllib.request.Request(f"http://{ADDRESS}{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         body: bytes = answer.read()
     return body.decode()
 

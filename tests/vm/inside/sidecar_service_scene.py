@@ -77,7 +77,7 @@ def unit_of(name: str) -> str:
 
 def run(*words: str, code: int = 0) -> str:
     """What the sidecar's command line prints; it must end with `code`."""
-    done = subprocess.run([SIDECAR, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([SIDECAR, *words], capture_output=True, text=True, timeout=600)
     assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
     return done.stdout if code == 0 else done.stderr
 

@@ -163,4 +163,4 @@ def alerts_reach_alertmanager() -> None:
 
 def _reload() -> None:
     request = urllib.request.Request(f"{PROMETHEUS}/-/reload", method="POST")
-    urllib.request.urlopen(request, timeout=30).close()
+    urllib.request.urlopen(request, timeout=120).close()

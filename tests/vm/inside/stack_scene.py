@@ -77,7 +77,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 def ask(url: str) -> Any:
     """The JSON of an answer. Raises OSError where there is none, or an error."""
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return json.load(answer)
 
 

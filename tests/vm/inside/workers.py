@@ -16,7 +16,7 @@ USER = "alice"
 UID = 1000
 USER_MANAGER = f"user.slice/user-{UID}.slice/user@{UID}.service"
 CONTAINER = "5e1f" * 16
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
