@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "alerts"
 SHIPPED = ROOT / "deploy/alertmanager/alertmanager.yml"
 
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds after which an event that did not come is a failure; never a measure of speed."""
 
 PROMETHEUS_URL = "http://prometheus:9090"

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from worker_exporter.errors import UserError
 
-START_PATIENCE = 30.0
+START_PATIENCE = 120.0
 """Seconds the exporter may take until it listens."""
 
 STOP_PATIENCE = 5.0

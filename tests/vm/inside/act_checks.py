@@ -15,7 +15,7 @@ DEMO = [str(BIN / "worker-sidecar"), "demo", "--duration=10"]
 
 def restarted_worker_goes_on() -> None:
     """A restart makes a new cgroup: the same series, a later start, no error, nothing missed."""
-    before = scrape()
+    before = settled_scrape()
     old = show(RESTARTED.unit)[RESTARTED.unit]
     inode = _inode()
     os.kill(int(old["MainPID"]), 9)

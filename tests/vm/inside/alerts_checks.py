@@ -92,7 +92,7 @@ def stopped_worker_is_silent(scene: Scene) -> None:
     evaluated = 'timestamp(ALERTS{alertname="WorkerWatchdog"})'
     before = query(evaluated)[0].value
     wait_for(lambda: query(evaluated)[0].value > before, "one more evaluation")
-    wanted = 'worker_desired{service="llm",instance="stops"}'
+    wanted = 'last_over_time(worker_desired{service="llm",instance="stops"}[1m])'
     assert [sample.value for sample in query(wanted)] == [0]
     assert not query('last_over_time(ALERTS{service="llm",instance="stops"}[15m])')
     told = {

@@ -94,7 +94,7 @@ class Scene:
 
 @contextmanager
 def running_scene() -> Iterator[Scene]:
-    """Everything runs and is scraped each second."""
+    """Everything runs, and is scraped as often as rules in such haste need."""
     FOLDER.mkdir()
     _install_sidecar()
     _set_gpus()
@@ -113,7 +113,7 @@ def running_scene() -> Iterator[Scene]:
         targets = [Target(scraped.ADDRESS, NODE), Target("127.0.0.1:10391", NODE)]
         edit = sending_to(alertmanager.port, home / "rules")
         prometheus = stack.enter_context(
-            running_prometheus("/usr/bin/prometheus", home, targets, edit=edit)
+            running_prometheus("/usr/bin/prometheus", home, targets, interval="3s", edit=edit)
         )
         yield Scene(prometheus, inbox)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .report import Report, say
-from .scraped import UNIT, scrape, settled_scrape, start_exporter
+from .scraped import UNIT, scrape, start_exporter
 from .window import Window, look
 from .workers import DUPLICATES, QUOTA, SLICE_LIMITS, SLICES, WORKERS, started, wait_for
 
@@ -30,8 +30,14 @@ def scene(report: Report) -> Iterator[None]:
 def settled_window() -> Window:
     """A window on all the workers, once the one with a quota has used some of it."""
     wait_for(lambda: _user_seconds() > 0.1, f"CPU time of {QUOTA.unit}")
-    settled_scrape()
-    return look(WORKERS)
+    windows: list[Window] = []
+
+    def settled() -> bool:
+        windows.append(look(WORKERS))
+        return windows[-1].scrape.units_answered
+
+    wait_for(settled, "a window that misses nothing of systemd")
+    return windows[-1]
 
 
 def show_log() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -166,14 +167,18 @@ def output_is_read(scene: Scene) -> None:
     stream = scene.launcher.logs("llm", "8090", 10, follow=False)
     assert sorted(_all(stream).splitlines()) == [b"err", b"out"]
     stream.close()
-    scene.launcher.start(worker("talk", "1", "echo first; sleep 2; echo second; sleep 1000"))
-    follower = scene.launcher.logs("talk", "1", 0, follow=True)
+    script = "trap 'echo second' USR1; echo first; while :; do sleep 1000 & wait $!; done"
+    talking = scene.launcher.start(worker("talk", "1", script))
+    follower = scene.launcher.logs("talk", "1", 1, follow=True)
+    assert follower.read() == b"first\n"
+    assert talking.pid is not None
+    os.kill(talking.pid, signal.SIGUSR1)
     assert follower.read() == b"second\n"
     ended: list[bytes] = []
     reader = threading.Thread(target=lambda: ended.append(follower.read()))
     reader.start()
     follower.close()
-    reader.join(20)
+    reader.join(300)
     assert ended == [b""]
     scene.launcher.kill("talk", "1")
     error = _raised(lambda: scene.launcher.logs("talk", "1", 10, follow=False))

@@ -35,7 +35,7 @@ class Dockerd:
     def end(self) -> None:
         """Let it end by itself; it stops its containers."""
         self._process.terminate()
-        self._process.wait(60)
+        self._process.wait(300)
 
     def _start(self) -> None:
         with open(self._log, "ab") as log:

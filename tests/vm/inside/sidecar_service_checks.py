@@ -226,13 +226,13 @@ def bad_file_changes_nothing() -> None:
 
 
 def killed_at_random_moments() -> None:
-    """SIGKILL in the middle of a replacement of all that runs, 20 times: the list tells the truth,
+    """SIGKILL in the middle of a replacement of all that runs, 10 times: the list tells the truth,
     and the second run finishes the work.
     """
     systemctl("stop", UNIT)
-    chance = random.Random(20)
+    chance = random.Random(10)
     interrupted = 0
-    for round_ in range(20):
+    for round_ in range(10):
         FILE.write_text(DECLARED.replace("default: one", f"default: round{round_}"))
         interrupted += _killed_after(chance.uniform(0.1, 2), _replace_all)
         _check_list(round_)
@@ -241,7 +241,7 @@ def killed_at_random_moments() -> None:
             words = show(unit_of(name), "ExecStart")
             assert f"round{round_}" in words, (round_, name, words)
         assert {result.did for result in _replace_all()} == {Did.NOTHING}
-    assert interrupted >= 5, f"only {interrupted} of 20 were in the middle of something"
+    assert interrupted >= 3, f"only {interrupted} of 10 were in the middle of something"
     FILE.write_text(DECLARED)
     _replace_all()
 
@@ -285,7 +285,7 @@ def tcp_wants_the_token() -> None:
         *("--socket=/run/worker-sidecar/tcp.sock", "--telemetry-address=off"),
     ]
     token.chmod(0o644)
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert refused.returncode == 4, refused
     token.chmod(0o600)
     server = subprocess.Popen(command)
@@ -296,7 +296,7 @@ def tcp_wants_the_token() -> None:
         assert _status("Bearer 0123456789abcdef0123456789abcdef") == 200
     finally:
         server.terminate()
-        assert server.wait(30) == 0
+        assert server.wait(300) == 0
 
 
 def doctor_is_content() -> None:
@@ -375,7 +375,7 @@ def _desired(name: str) -> float:
 
 
 def _status(authorization: str) -> int | None:
-    connection = http.client.HTTPConnection("127.0.0.1", 10392, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", 10392, timeout=300)
     try:
         connection.request("GET", API, headers={"Authorization": authorization})
         return connection.getresponse().status

@@ -99,7 +99,7 @@ class OverSocket(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the socket instead of a port."""
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(60)
+        self.sock.settimeout(600)
         self.sock.connect(SOCKET)
 
 

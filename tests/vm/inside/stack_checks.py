@@ -111,7 +111,7 @@ def exporter_has_nothing_to_complain_of() -> None:
 
 def node_is_the_host() -> None:
     """Prometheus scrapes all that it should, and calls this host by its name."""
-    await_series('up{job="worker-exporter"} == 1')
+    await_series('count(up) == 4 and on () up{job="worker-exporter"} == 1')
     up = {labels["job"]: (labels.get("node"), value) for labels, value in series("up")}
     assert up == {
         "worker-exporter": (hostname(), 1),

@@ -187,7 +187,7 @@ def as_user(command: list[str]) -> list[str]:
 
 
 def wait_for(true: Callable[[], bool], what: str) -> None:
-    """Return once `true()`; raises AssertionError with `what` when that takes a minute."""
+    """Return once `true()`; raises AssertionError with `what` when it takes too long."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not true():
         assert time.monotonic() < deadline, f"waited {DEADLINE_SECONDS:.0f} s for {what}"
