@@ -83,11 +83,14 @@ def _built(name: str) -> str:
     if compiler is None:
         raise UserError("cc is not installed; install a C compiler (apt-get install gcc libc6-dev)")
     BUILD.mkdir(parents=True, exist_ok=True)
+    # Another process may look whether it is there.
+    fresh = program.with_name(f"{name}.{os.getpid()}")
     made = subprocess.run(
-        [compiler, "-O2", "-Wall", "-Wextra", "-std=gnu11", "-o", str(program), str(source)],
+        [compiler, "-O2", "-Wall", "-Wextra", "-std=gnu11", "-o", str(fresh), str(source)],
         capture_output=True,
         text=True,
     )
     if made.returncode:
         raise UserError(f"cc cannot build {source.name}: {made.stderr.strip()}")
+    fresh.rename(program)
     return str(program)

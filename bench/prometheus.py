@@ -29,6 +29,8 @@ _INTERVAL = "scrape_interval: 15s"
 # A scrape that failed is only a debug message to Prometheus.
 _COMPLAINT = re.compile(r'level=(warn|error)|msg="Scrape failed"')
 
+_LATE = re.compile(r'msg="Scrape failed" err=".*(503 Service Unavailable|deadline exceeded)')
+
 T = TypeVar("T")
 
 
@@ -158,6 +160,11 @@ def running_prometheus(
         yield server
     finally:
         end(process)
+
+
+def is_late(complaint: str) -> bool:
+    """Whether a line of complaints() is about a scrape that took too long."""
+    return _LATE.search(complaint) is not None
 
 
 def wait_for(look: Callable[[], T], what: str) -> T:

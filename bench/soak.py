@@ -4,7 +4,6 @@ The workers work all the time, so that every scrape has new figures.
 """
 
 import argparse
-import re
 import shutil
 import statistics
 import sys
@@ -19,7 +18,7 @@ from tests.support import running_exporter
 
 from bench.bus import running_bus
 from bench.process import open_descriptors, resident_bytes
-from bench.prometheus import Prometheus, Target, running_prometheus, wait_for
+from bench.prometheus import Prometheus, Target, is_late, running_prometheus, wait_for
 from bench.signals import heed_signals, pause
 from bench.workers import Workers, running_workers
 from worker_exporter.errors import UserError
@@ -32,7 +31,6 @@ _MAX_GROWTH = 2.0
 _MAX_NEW_DESCRIPTORS = 4
 # A machine with other work to do has its stalls; they are no fault of the exporter.
 _MAX_LATE = 0.1
-_LATE = re.compile(r'msg="Scrape failed" err=".*(503 Service Unavailable|deadline exceeded)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def _judge(
     count = len(workers.directories)
     quarter = len(memory) // 4
     complaints = server.complaints()
-    late = [line for line in complaints if _LATE.search(line)]
+    late = [line for line in complaints if is_late(line)]
     missed = round((up[-1][0] - up[0][0]) / _INTERVAL) + 1 - len(up)
     return Soak(
         workers=count,

@@ -129,7 +129,7 @@ class Api:
 
     def had(self, expression: str) -> bool:
         """Whether there are values in the range that a dashboard shows."""
-        return self._finds(expression, RANGE_SECONDS, STEP_SECONDS)
+        return self.has(expression) or self._finds(expression, RANGE_SECONDS, STEP_SECONDS)
 
     def _finds(self, expression: str, seconds: int, step: int) -> bool:
         end = time.time()

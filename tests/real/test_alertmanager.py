@@ -172,7 +172,8 @@ def test_each_alert_inhibits_just_what_the_guide_says(server: Alertmanager) -> N
         node: {(one, two) for one, two in itertools.permutations(pair) if two in rows.get(one, ())}
         for node, pair in pairs.items()
     }
-    assert inhibited(server, "pair-") == wanted
+    # It hears of alerts before it has weighed them against each other.
+    wait_for(lambda: inhibited(server, "pair-") == wanted, "just what the guide says")
     assert all(len(each) < 2 for each in wanted.values())
 
 
@@ -212,8 +213,12 @@ def test_a_second_severity_is_sent_in_the_worse_only(server: Alertmanager) -> No
     labels = alert("WorkerMemoryNearLimit", node="two-severities")
     other = {**labels, "instance": "8081"}
     server.post([labels, {**labels, "severity": "critical"}, other])
-    held = [each["labels"] for each in server.get("alerts") if each["status"]["inhibitedBy"]]
-    assert labels in held and other not in held
+
+    def held() -> list[dict[str, str]]:
+        return [each["labels"] for each in server.get("alerts") if each["status"]["inhibitedBy"]]
+
+    wait_for(lambda: labels in held(), "the lesser one to be held")
+    assert other not in held()
 
 
 def test_who_gets_what(server: Alertmanager, inbox: tuple[Inbox, str]) -> None:

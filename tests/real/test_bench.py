@@ -22,7 +22,7 @@ from tests.tools import missing, require
 
 from worker_exporter.cgroup.mount import find_mount
 
-SMALL = Case(workers=20, rounds=4, nofile=4096, comparisons=True)
+SMALL = Case(workers=20, rounds=10, nofile=4096, comparisons=True)
 
 
 @pytest.fixture
@@ -192,11 +192,14 @@ def test_the_cpu_clock_counts_processes_together(real_cgroups: None) -> None:
         clocks = [CpuClock(one), CpuClock(two), CpuClock(one, two)]
         before = [clock.settled() for clock in clocks]
         workers.wake()
-        first, second, both = (
-            clock.settled() - used for clock, used in zip(clocks, before, strict=True)
-        )
-    assert first > 0 and second > 0
-    assert both == first + second
+
+        def used() -> list[int]:
+            return [clock.settled() - start for clock, start in zip(clocks, before, strict=True)]
+
+        # The last moments of a worker may come between two looks.
+        looks = [used() for _ in range(50)]
+    assert all(first > 0 and second > 0 for first, second, _ in looks)
+    assert any(both == first + second for first, second, both in looks)
 
 
 def test_the_cpu_clock_agrees_with_the_kernels_own() -> None:

@@ -54,12 +54,12 @@ class Server:
         return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=PATIENCE)
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
-        """The exit code after a signal, and the log's last lines; a second is all it gets."""
+        """The exit code after a signal, and the log's last lines."""
         self.process.send_signal(number)
         try:
-            _, rest = self.process.communicate(timeout=1.0)
+            _, rest = self.process.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
-            pytest.fail("still there a second after the signal")
+            pytest.fail("still there long after the signal")
         return self.process.returncode, rest
 
 
