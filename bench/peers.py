@@ -5,14 +5,13 @@ import functools
 import http.client
 import os
 import shutil
-import socket
 import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.support import end, follow_parent
+from tests.support import end, follow_parent, free_port
 
 from bench.helper import BUILD
 from bench.process import CpuClock, resident_bytes
@@ -78,7 +77,7 @@ def measure(peer: Peer, workers: Workers, wake: bool) -> PeerResult:
     program = shutil.which(peer.program, path=path)
     if program is None:
         return PeerResult(peer.name, f"not installed: {peer.install}")
-    port = _free_port()
+    port = free_port()
     with _running(peer.command(program, workers, port)) as pid:
         found = _wait_for_all(pid, port, workers)
         if found is None:
@@ -151,9 +150,3 @@ def _running(command: tuple[str, ...]) -> Iterator[int]:
         yield process.pid
     finally:
         end(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

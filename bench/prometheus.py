@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import time
 import urllib.parse
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import end, follow_parent
+from tests.support import end, follow_parent, free_port
 
 from bench.signals import pause
 from worker_exporter.errors import UserError
@@ -133,7 +132,7 @@ def running_prometheus(
     (folder / "targets" / "test.yml").write_text(
         json.dumps([{"targets": [each.address], "labels": {"node": each.node}} for each in targets])
     )
-    port, log = _free_port(), folder / "prometheus.log"
+    port, log = free_port(), folder / "prometheus.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [
@@ -177,9 +176,3 @@ def wait_for(look: Callable[[], T], what: str) -> T:
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {_PATIENCE:g} s for {what}")
         pause(_POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

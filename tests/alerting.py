@@ -9,7 +9,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from tests.support import end, follow_parent
+from tests.support import end, follow_parent, free_port
 
 ROOT = Path(__file__).parents[1]
 ALERTS = ROOT / "alerts"
@@ -280,7 +279,7 @@ def running_alertmanager(
     folder.mkdir(exist_ok=True)
     file, log = folder / "alertmanager.yml", folder / "alertmanager.log"
     file.write_text(yaml.safe_dump(config))
-    server = Alertmanager(_free_port(), log)
+    server = Alertmanager(free_port(), log)
     with open(log, "wb") as output:
         process = subprocess.Popen(
             [
@@ -305,9 +304,3 @@ def running_alertmanager(
         yield server
     finally:
         end(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,11 +4,13 @@ import contextlib
 import ctypes
 import errno
 import functools
+import itertools
 import os
 import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,6 +31,7 @@ END_PATIENCE = 10.0
 
 _LISTENING = re.compile(r'msg="?listening"?.* address=(\S+):(\d+)')
 _PR_SET_PDEATHSIG = 1
+_PORTS = itertools.count(20_000 + os.getpid() % 10_000)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,6 +80,15 @@ def running_exporter(*arguments: str, nofile: int | None = None) -> Iterator[Run
     finally:
         end(process)
         reader.join()
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on, and none that connections are made from."""
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:

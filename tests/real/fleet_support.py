@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import threading
 import urllib.request
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.prometheus import Prometheus, wait_for
-from tests.support import end, follow_parent
+from tests.support import end, follow_parent, free_port
 from tests.tools import require
 
 ROOT = Path(__file__).parents[2]
@@ -90,13 +89,6 @@ def running(
         yield server
     finally:
         end(process)
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from bench.prometheus import wait_for
-from tests.support import end, follow_parent
+from tests.support import end, follow_parent, free_port
 from tests.tools import require
 
 from worker_sidecar.cli.program import execute
@@ -33,9 +32,7 @@ def running(folder: Path, *flags: str) -> Iterator[str]:
     """The URL of Debian's Prometheus that loads the rules of `folder`/rules."""
     (folder / "rules").mkdir()
     (folder / "prometheus.yml").write_text('rule_files: ["rules/*.yml"]\n')
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     arguments = [
         require("prometheus"),
         f"--config.file={folder}/prometheus.yml",
@@ -50,6 +47,7 @@ def running(folder: Path, *flags: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/prometheus"
 
     def ready() -> bool:
+        assert process.poll() is None, "it has ended"
         with contextlib.suppress(requests.ConnectionError):
             return requests.get(f"{url}/-/ready", timeout=30).status_code == 200
         return False
