@@ -125,11 +125,12 @@ class Api:
 
     def has(self, expression: str) -> bool:
         """Whether there are values now, or were a moment ago: a missed scrape leaves none of it."""
-        return self._finds(expression, NOW_SECONDS, NOW_STEP_SECONDS)
+        now, lately = (0, NOW_STEP_SECONDS), (NOW_SECONDS, NOW_STEP_SECONDS)
+        return self._finds(expression, *now) or self._finds(expression, *lately)
 
     def had(self, expression: str) -> bool:
         """Whether there are values in the range that a dashboard shows."""
-        return self.has(expression) or self._finds(expression, RANGE_SECONDS, STEP_SECONDS)
+        return self._finds(expression, RANGE_SECONDS, STEP_SECONDS) or self.has(expression)
 
     def _finds(self, expression: str, seconds: int, step: int) -> bool:
         end = time.time()
