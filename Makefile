@@ -29,7 +29,7 @@ check: $(VENV)/.dev ## lint, format, types, import layers
 	$(BIN)/lint-imports
 
 test-vm: $(VENV)/.dev ## the exporter against a booted Debian with systemd (needs QEMU, mmdebstrap)
-	$(BIN)/python $(PYTEST) --timeout 2400 tests/vm
+	$(BIN)/python $(PYTEST) --timeout 3400 tests/vm
 
 test-gpu: $(VENV)/.dev ## the exporter against nvidia-smi, on a machine with an NVIDIA GPU
 	$(BIN)/python -m pytest -s tests/gpu

@@ -68,7 +68,7 @@ StandardOutput=tty
 StandardError=tty
 TTYPath=/dev/ttyS0
 TasksMax=infinity
-RuntimeMaxSec=2000
+RuntimeMaxSec=3000
 
 [Install]
 WantedBy=multi-user.target

@@ -11,7 +11,7 @@ from tests.vm.image import Image
 from tests.vm.payload import make_payload
 
 # Longer than the guest gives itself (RuntimeMaxSec in image.py), so that it can say what hung.
-TIMEOUT_SECONDS = 2120
+TIMEOUT_SECONDS = 3120
 
 
 def run(
