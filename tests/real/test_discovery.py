@@ -138,5 +138,5 @@ def test_what_did_not_change_is_not_listed_again(place: Path, scraper: Scraper) 
     assert len(before) == 22
     with patch.object(scraper._tree, "_list", wraps=scraper._tree._list) as listing:
         assert found(scraper, scraper.names) == before
-    listed = [path for (path,), _ in listing.call_args_list]
+    listed = [path for (path, _), _ in listing.call_args_list]
     assert not [path for path in listed if path.startswith(SLICE)]
