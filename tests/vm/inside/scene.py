@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .report import Report, say
-from .scraped import UNIT, scrape, start_exporter
+from .scraped import UNIT, scrape, settled_scrape, start_exporter
 from .window import Window, look
 from .workers import DUPLICATES, QUOTA, SLICE_LIMITS, SLICES, WORKERS, started, wait_for
 
@@ -33,6 +33,7 @@ def settled_window() -> Window:
     windows: list[Window] = []
 
     def settled() -> bool:
+        settled_scrape()
         windows.append(look(WORKERS))
         return windows[-1].scrape.units_answered
 
